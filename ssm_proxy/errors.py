@@ -1,0 +1,162 @@
+"""Every error that ssm-proxy raises on purpose, with its exit status.
+
+    SsmProxyError                       1
+      UsageError                        2   wrong options for this command
+      ConfigurationError                3   region, profile, credentials
+      TargetError                       4
+        TargetNotConnected
+      ControlPlaneError                 5   the Systems Manager API said no
+        AccessDenied
+        Throttled
+        DocumentRejected
+      TransportError                    6
+        ConnectFailed
+        OpeningRefused
+        TransportClosed
+        TransportTimeout
+      ProtocolError                     7
+        RemoteProtocolError             7   the other side broke the protocol
+          MalformedMessage
+          DigestMismatch
+          HandshakeFailed
+        LocalProtocolError              1   a bug of ours
+      EncryptionError                   8
+      SessionEnded                      9
+        ChannelClosed
+        AcknowledgeTimeout
+      PortError                        10
+        RemotePortRefused
+
+An error is up to three lines for the person who reads it at night: what happened (``message``), why (``cause``) and
+what to do next (``hint``). Messages are lower case, without a full stop, and never hold a token, key or payload.
+"""
+
+from __future__ import annotations
+
+
+class SsmProxyError(Exception):
+    """Root of the tree.
+
+    Args:
+        message: what happened, quoting what the user typed.
+        cause: why, in the words of whoever knows (the service, the operating system).
+        hint: what to do next; may be a command line.
+    """
+
+    exit_status = 1
+
+    def __init__(self, message: str, *, cause: str | None = None, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.cause = cause
+        self.hint = hint
+
+
+class UsageError(SsmProxyError):
+    exit_status = 2
+
+
+class ConfigurationError(SsmProxyError):
+    exit_status = 3
+
+
+class TargetError(SsmProxyError):
+    exit_status = 4
+
+
+class TargetNotConnected(TargetError):
+    """The managed node has no agent connected to Session Manager."""
+
+
+class ControlPlaneError(SsmProxyError):
+    exit_status = 5
+
+
+class AccessDenied(ControlPlaneError):
+    """An IAM permission is missing."""
+
+
+class Throttled(ControlPlaneError):
+    """The service refused because of its rate limit, also after retries."""
+
+
+class DocumentRejected(ControlPlaneError):
+    """The session document does not exist, or does not accept the parameters."""
+
+
+class TransportError(SsmProxyError):
+    exit_status = 6
+
+
+class ConnectFailed(TransportError):
+    """The connection could not be made: name, route, proxy, TLS."""
+
+
+class OpeningRefused(TransportError):
+    """The service answered the WebSocket upgrade with an HTTP error.
+
+    Args:
+        status: the HTTP status of the answer.
+    """
+
+    def __init__(self, message: str, *, status: int, cause: str | None = None, hint: str | None = None) -> None:
+        super().__init__(message, cause=cause, hint=hint)
+        self.status = status
+
+
+class TransportClosed(TransportError):
+    """The WebSocket ended; the session itself may go on (ResumeSession)."""
+
+
+class TransportTimeout(TransportError):
+    """Nothing was heard in time."""
+
+
+class ProtocolError(SsmProxyError):
+    exit_status = 7
+
+
+class RemoteProtocolError(ProtocolError):
+    """The other side sent what the protocol does not allow."""
+
+
+class MalformedMessage(RemoteProtocolError):
+    """Bytes that are no agent message."""
+
+
+class DigestMismatch(RemoteProtocolError):
+    """The SHA-256 of the payload is not the one in the header."""
+
+
+class HandshakeFailed(RemoteProtocolError):
+    """The opening of the session cannot be completed."""
+
+
+class LocalProtocolError(ProtocolError):
+    """We were about to break the protocol ourselves: a bug."""
+
+    exit_status = 1
+
+
+class EncryptionError(SsmProxyError):
+    exit_status = 8
+
+
+class SessionEnded(SsmProxyError):
+    exit_status = 9
+
+
+class ChannelClosed(SessionEnded):
+    """The service closed the session and said why."""
+
+
+class AcknowledgeTimeout(SessionEnded):
+    """The other side stopped acknowledging for minutes."""
+
+
+class PortError(SsmProxyError):
+    exit_status = 10
+
+
+class RemotePortRefused(PortError):
+    """Nothing listens on the port of the managed node."""

@@ -1,0 +1,1 @@
+"""Layer 1: bytes to values and back. No state, no clock."""
