@@ -1,0 +1,378 @@
+"""The data channel: joins codec, order, retransmission and handshake. Nothing else may touch their insides."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+
+from ssm_proxy.channel.events import (
+    ChannelClosed,
+    Event,
+    FlagReceived,
+    MessageDropped,
+    OutputReceived,
+    PublicationChanged,
+    SessionFailed,
+    SessionStarted,
+)
+from ssm_proxy.channel.handshake import Handshake, HandshakeState, SessionCheck
+from ssm_proxy.channel.incoming import Incoming
+from ssm_proxy.channel.outgoing import Outgoing
+from ssm_proxy.channel.rtt import RoundTrip
+from ssm_proxy.channel.window import Window
+from ssm_proxy.errors import AcknowledgeTimeout, HandshakeFailed, ProtocolError, RemoteProtocolError, SsmProxyError
+from ssm_proxy.wire.agent_message import AgentMessage, decode_agent_message, encode_agent_message
+from ssm_proxy.wire.constants import CLIENT_VERSION, SYN_FIN, Flag, MessageType, PayloadType
+from ssm_proxy.wire.payloads import (
+    Acknowledge,
+    decode_acknowledge,
+    decode_channel_closed,
+    decode_flag,
+    decode_handshake_complete,
+    decode_handshake_request,
+    encode_acknowledge,
+    encode_flag,
+    encode_handshake_response,
+    encode_open_data_channel,
+    format_uuid,
+)
+
+MAX_PAYLOAD_BYTES = 1024
+"""What both official programs send at most in one message; larger ones are not known to pass the service (10.3)."""
+HANDSHAKE_TIMEOUT = 45.0
+"""The agent itself waits 15 s for each step; the rest is for a node that is slow to start its session worker."""
+SETTLE_TIME = 0.1
+"""An agent announces the end of the handshake slightly before it takes data: what arrives within that instant is
+acknowledged and thrown away (6.2). The first output proves that it is past it; where the server does not speak first,
+as SSH servers do, this wait has to do. It is longer than the gap that was measured (below 10 ms), because a busy node
+may take that long to be scheduled, and costs nothing where the server speaks first."""
+PAUSE_LAPSE = 30.0
+"""When a pause_publication is never followed by a start_publication, sending starts again after this (5.7)."""
+MAX_REJECTED_IN_A_ROW = 100
+"""Rejected messages are dropped and come again by their sender's timer (3.3); so many without a good one between them
+mean that we do not speak the same protocol."""
+
+
+class DataChannel:
+    """One session's conversation with the agent, over any number of WebSockets one after the other.
+
+    The driver calls a method, and after *any* call sends ``messages_to_send``, drains ``events`` and re-arms its timer
+    to ``next_deadline``. Times are seconds of one monotonic clock.
+
+    Args:
+        check_session: see :data:`~ssm_proxy.channel.handshake.SessionCheck`.
+        window: bounds the bytes in flight.
+        new_message_id: gives 16 fresh random bytes, a version 4 UUID, at each call.
+        wall_clock_ms: gives milliseconds since the Unix epoch, for the created dates.
+    """
+
+    def __init__(
+        self,
+        *,
+        check_session: SessionCheck,
+        window: Window,
+        new_message_id: Callable[[], bytes],
+        wall_clock_ms: Callable[[], int],
+    ) -> None:
+        self._window = window
+        self._new_message_id = new_message_id
+        self._wall_clock_ms = wall_clock_ms
+        self._client_id = format_uuid(new_message_id())
+        self._handshake = Handshake(check_session)
+        self._round_trip = RoundTrip()
+        self._outgoing = Outgoing(window, self._round_trip)
+        self._incoming = Incoming()
+        self._events: list[Event] = []
+        self._acknowledges: list[bytes] = []
+        self._ready: list[bytes] = []  # numbered, stored, not yet handed to the driver
+        self._waiting: deque[bytes] = deque()  # input that may not be sent yet
+        self._waiting_bytes = 0
+        self._open_until: float | None = None  # deadline of the handshake
+        self._settled_at: float | None = None  # when input may flow
+        self._paused_until: float | None = None
+        self._rejected_in_a_row = 0
+        self._was_opened = False
+        self.is_closed = False
+
+    # --- what the driver calls --------------------------------------------------------------------------------------
+
+    def open(self, token: str, now: float) -> str:
+        """Give the text message that opens a WebSocket, the first one or the next.
+
+        On every one but the first, all unacknowledged messages become due at once, and a pause is over (2.6, 5.8).
+        """
+        if self._was_opened:
+            # What was handed to the lost connection is in the store; what was not is there as well.
+            self._ready = self._outgoing.resend_all(now)
+            self._acknowledges.clear()
+            self._paused_until = None
+        else:
+            self._was_opened = True
+            self._open_until = now + HANDSHAKE_TIMEOUT
+        return encode_open_data_channel(
+            token=token,
+            request_id=format_uuid(self._new_message_id()),
+            client_id=self._client_id,
+            client_version=CLIENT_VERSION,
+        )
+
+    def receive(self, data: bytes, now: float) -> None:
+        """Take one WebSocket message, binary or text (2.4)."""
+        if self.is_closed:
+            return
+        try:
+            message = decode_agent_message(data)
+            kind = message.message_type
+            if kind == MessageType.ACKNOWLEDGE:
+                self._receive_acknowledge(message, now)
+            elif kind == MessageType.OUTPUT:
+                self._receive_stream_message(message, now)
+            elif kind == MessageType.CHANNEL_CLOSED:
+                self.is_closed = True
+                self._events.append(ChannelClosed(decode_channel_closed(message.payload).output))
+            elif kind == MessageType.PAUSE_PUBLICATION:
+                self._paused_until = now + PAUSE_LAPSE
+                self._events.append(PublicationChanged(paused=True))
+            elif kind == MessageType.START_PUBLICATION:
+                self._paused_until = None
+                self._events.append(PublicationChanged(paused=False))
+            else:
+                self._events.append(MessageDropped(f"unknown message type {kind!r}"))
+        except RemoteProtocolError as error:
+            self._reject(error)
+        else:
+            self._rejected_in_a_row = 0
+
+    def send_input(self, data: bytes, now: float) -> None:
+        """Take bytes for the managed node, at most ``capacity`` of them; they leave as soon as the agent is ready."""
+        if self._waiting or not self._may_send(now):
+            self._waiting.append(data)
+            self._waiting_bytes += len(data)
+        else:
+            self._send_data(data, now)
+
+    def terminate(self, now: float) -> None:
+        """Ask the agent to end the session, behind all input (FLAG TerminateSession, 4.3). Best effort."""
+        if self._handshake.state is HandshakeState.COMPLETE and not self.is_closed:
+            self._send_stream_message(encode_flag(Flag.TERMINATE_SESSION), PayloadType.FLAG, now)
+
+    def messages_to_send(self, now: float) -> list[bytes]:
+        """Give what has to leave now, one WebSocket message each; acknowledges first, data never delays them."""
+        messages = self._acknowledges
+        self._acknowledges = []
+        if self.is_closed:
+            return messages
+        if self._waiting and self._may_send(now):
+            while self._waiting:
+                self._send_data(self._waiting.popleft(), now)
+            self._waiting_bytes = 0
+        if self._paused_until is None:
+            messages += self._outgoing.retransmissions(now)
+            if self._ready:
+                messages += self._ready
+                self._ready = []
+        return messages
+
+    def events(self) -> list[Event]:
+        """Give what happened since the last call."""
+        events = self._events
+        self._events = []
+        return events
+
+    def capacity(self) -> int:
+        """How many bytes ``send_input`` may be given now. Grows with acknowledges only."""
+        if self.is_closed:
+            return 0
+        return max(0, self._window.limit_bytes - self._outgoing.unacknowledged_bytes - self._waiting_bytes)
+
+    def next_deadline(self) -> float | None:
+        """Give the time at which ``handle_deadline`` is due if nothing else happens before."""
+        if self.is_closed:
+            return None
+        deadlines = [self._open_until, self._paused_until]
+        if self._waiting:
+            deadlines.append(self._settled_at)
+        if self._paused_until is None:
+            deadlines.append(self._outgoing.deadline())
+        return min((deadline for deadline in deadlines if deadline is not None), default=None)
+
+    def handle_deadline(self, now: float) -> None:
+        """Act on the passing of time; harmless when nothing is due."""
+        if self.is_closed:
+            return
+        if self._paused_until is not None and now >= self._paused_until:
+            self._paused_until = None
+            self._events.append(PublicationChanged(paused=False))
+        if self._open_until is not None and now >= self._open_until:
+            self._fail(
+                HandshakeFailed(
+                    "the managed node did not start the session in time",
+                    cause=f"no handshake from its agent within {HANDSHAKE_TIMEOUT:.0f} seconds",
+                    hint="look at /var/log/amazon/ssm/amazon-ssm-agent.log on the node; restarting the agent may help",
+                )
+            )
+        elif self._outgoing.has_given_up:
+            self._fail(
+                AcknowledgeTimeout(
+                    "the managed node stopped answering",
+                    cause="nothing that was sent to it has been acknowledged for about five minutes",
+                    hint="check that the node is up and its disk is not full, then connect again",
+                )
+            )
+
+    @property
+    def is_drained(self) -> bool:
+        """Whether all input was acknowledged."""
+        return not self._waiting and self._outgoing.is_empty
+
+    @property
+    def is_started(self) -> bool:
+        """Whether the handshake is over."""
+        return self._handshake.state is HandshakeState.COMPLETE
+
+    @property
+    def retransmission_count(self) -> int:
+        return self._outgoing.retransmission_count
+
+    @property
+    def round_trip_time(self) -> float:
+        """Smoothed, in seconds."""
+        return self._round_trip.smoothed
+
+    # --- receiving --------------------------------------------------------------------------------------------------
+
+    def _receive_acknowledge(self, message: AgentMessage, now: float) -> None:
+        number = decode_acknowledge(message.payload).sequence_number
+        # One for a message that is not waiting is a repeat, or nonsense; either way there is nothing to do (5.2).
+        self._outgoing.acknowledge(number, now)
+
+    def _receive_stream_message(self, message: AgentMessage, now: float) -> None:
+        if self._handshake.state is HandshakeState.WAITING and message.sequence_number == 0:
+            payload_type = message.payload_type
+            if payload_type not in (PayloadType.HANDSHAKE_REQUEST, PayloadType.OUTPUT):
+                raise RemoteProtocolError(f"the session begins with payload type {payload_type}")
+        acknowledge, in_order = self._incoming.accept(message)
+        if acknowledge:
+            self._acknowledge(message)
+        else:
+            self._events.append(MessageDropped(f"no room for output number {message.sequence_number}"))
+        for ready in in_order:
+            self._handle(ready, now)
+            if self.is_closed:
+                return
+
+    def _handle(self, message: AgentMessage, now: float) -> None:
+        payload_type = message.payload_type
+        payload = message.payload
+        if payload_type == PayloadType.OUTPUT:
+            if self._handshake.state is not HandshakeState.COMPLETE:
+                self._handshake.start_without_handshake()
+                self._start_session("", now)
+            if self.is_closed or not payload:
+                return
+            self._settled_at = now
+            self._events.append(OutputReceived(payload))
+        elif payload_type == PayloadType.HANDSHAKE_REQUEST:
+            self._handle_handshake_request(payload, now)
+        elif payload_type == PayloadType.HANDSHAKE_COMPLETE:
+            self._handle_handshake_complete(payload, now)
+        elif payload_type == PayloadType.FLAG:
+            self._handle_flag(payload)
+        else:
+            self._events.append(MessageDropped(f"unknown payload type {payload_type}"))
+
+    def _handle_flag(self, payload: bytes) -> None:
+        try:
+            self._events.append(FlagReceived(decode_flag(payload)))
+        except ProtocolError as error:  # it has its number and its acknowledge; what stands behind it must go on
+            self._events.append(MessageDropped(error.message))
+
+    def _handle_handshake_request(self, payload: bytes, now: float) -> None:
+        if self._handshake.state is not HandshakeState.WAITING:
+            self._events.append(MessageDropped("a second handshake request"))
+            return
+        try:
+            response = self._handshake.answer(decode_handshake_request(payload))
+        except ProtocolError as error:
+            self._fail(HandshakeFailed("the agent's handshake request cannot be read", cause=error.message))
+            return
+        self._send_stream_message(encode_handshake_response(response), PayloadType.HANDSHAKE_RESPONSE, now)
+        if self._handshake.refusal is not None:
+            self._fail(self._handshake.refusal)
+
+    def _handle_handshake_complete(self, payload: bytes, now: float) -> None:
+        if self._handshake.state is HandshakeState.COMPLETE:
+            self._events.append(MessageDropped("a second completion of the handshake"))
+            return
+        try:
+            customer_message = decode_handshake_complete(payload).customer_message
+        except ProtocolError:
+            customer_message = ""  # the message itself is what matters
+        self._handshake.complete()
+        self._start_session(customer_message, now)
+
+    def _start_session(self, customer_message: str, now: float) -> None:
+        self._open_until = None
+        if self._handshake.refusal is not None:
+            self._fail(self._handshake.refusal)
+            return
+        self._settled_at = now + SETTLE_TIME
+        handshake = self._handshake
+        self._events.append(
+            SessionStarted(handshake.session_type, handshake.properties, handshake.agent_version, customer_message)
+        )
+
+    def _reject(self, error: RemoteProtocolError) -> None:
+        self._events.append(MessageDropped(error.message))
+        self._rejected_in_a_row += 1
+        if self._rejected_in_a_row >= MAX_REJECTED_IN_A_ROW:
+            self._fail(
+                RemoteProtocolError(
+                    "the service sends messages that cannot be understood",
+                    cause=error.message,
+                    hint="run again with -vv and report what it prints",
+                )
+            )
+
+    def _fail(self, error: SsmProxyError) -> None:
+        self.is_closed = True
+        # What is ready still leaves: a refusal must reach the agent, which would wait for it otherwise.
+        self._acknowledges += self._ready
+        self._ready = []
+        self._events.append(SessionFailed(error))
+
+    # --- sending ----------------------------------------------------------------------------------------------------
+
+    def _may_send(self, now: float) -> bool:
+        return self._settled_at is not None and now >= self._settled_at and self._paused_until is None
+
+    def _send_data(self, data: bytes, now: float) -> None:
+        for start in range(0, len(data), MAX_PAYLOAD_BYTES):
+            self._send_stream_message(data[start : start + MAX_PAYLOAD_BYTES], PayloadType.OUTPUT, now)
+
+    def _send_stream_message(self, payload: bytes, payload_type: int, now: float) -> None:
+        # One place takes the number, stores and sends, so that no two messages can share a number (12.9).
+        data = encode_agent_message(
+            AgentMessage(
+                MessageType.INPUT,
+                payload,
+                self._new_message_id(),
+                self._wall_clock_ms(),
+                self._outgoing.next_sequence_number,
+                payload_type,
+            )
+        )
+        self._outgoing.add(data, len(payload), now)
+        self._ready.append(data)
+
+    def _acknowledge(self, message: AgentMessage) -> None:
+        payload = encode_acknowledge(
+            Acknowledge(message.message_type, format_uuid(message.message_id), message.sequence_number)
+        )
+        self._acknowledges.append(
+            encode_agent_message(
+                AgentMessage(
+                    MessageType.ACKNOWLEDGE, payload, self._new_message_id(), self._wall_clock_ms(), flags=SYN_FIN
+                )
+            )
+        )

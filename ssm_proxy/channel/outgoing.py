@@ -1,0 +1,166 @@
+"""The sending half: what is unacknowledged, and when to send it again.
+
+The rules, and where they leave the official client (docs/PROTOCOL.md sections 5.4 and 5.5):
+
+* Acknowledges name one message each. One that names a message sent well after another says that the other is lost
+  (`REORDERING`): it is sent again at once. The official client knows only a timer.
+* When nothing is acknowledged for a timeout, the message with the lowest number is sent again, alone, and the timeout
+  doubles: an agent that stands still because its disk is slow is probed, not flooded.
+* The acknowledge of a repeated message does not tell which sending it answers. It opens recovery: each such acknowledge
+  lets two more old messages go, so a lost flight is repaired in a few round trips, and an agent that was merely slow,
+  whose acknowledges of the originals follow at once, is sent next to nothing twice.
+* After a resume all goes out again at once, because what was in flight is most likely gone.
+"""
+
+from __future__ import annotations
+
+from ssm_proxy.channel.rtt import RoundTrip
+from ssm_proxy.channel.window import Window
+
+REORDERING = 3
+"""How many later sendings may be acknowledged before an earlier one counts as lost (as in QUIC, RFC 9002 6.1.1)."""
+LARGEST_PROBE_INTERVAL = 5.0
+GIVE_UP_AFTER_PROBES = 60
+"""About five minutes, like the official client's 3,000 attempts. Counted, not timed, so that a clock that jumps while a
+laptop sleeps gives up nothing."""
+_RECOVERY_CREDIT = 2
+
+
+class _Sent:
+    """One unacknowledged message."""
+
+    __slots__ = ("data", "first_order", "order", "sent_at", "sequence_number", "size", "transmissions")
+
+    def __init__(self, sequence_number: int, data: bytes, size: int, now: float, order: int) -> None:
+        self.sequence_number = sequence_number
+        self.data = data
+        self.size = size
+        self.sent_at = now
+        self.first_order = order
+        self.order = order
+        self.transmissions = 1
+
+
+class Outgoing:
+    """Unacknowledged messages of one direction.
+
+    ``add``, ``acknowledge``, ``resend_all`` and ``retransmissions`` may each change ``deadline``.
+    """
+
+    def __init__(self, window: Window, round_trip: RoundTrip) -> None:
+        self._window = window
+        self._round_trip = round_trip
+        self._unacknowledged: dict[int, _Sent] = {}  # ordered by latest sending
+        self._order = 0  # of sendings, repeats included
+        self._evidence = -1  # latest first sending known to have arrived
+        self._recovery_limit = -1  # sendings up to this one may be repeated by credit
+        self._credit = 0
+        self._progress_at = 0.0
+        self._probes = 0  # since the last acknowledge
+        self.next_sequence_number = 0
+        self.unacknowledged_bytes = 0
+        self.retransmission_count = 0
+
+    @property
+    def has_given_up(self) -> bool:
+        """Whether so many probes went unanswered that the other side must be gone."""
+        return self._probes >= GIVE_UP_AFTER_PROBES
+
+    @property
+    def is_empty(self) -> bool:
+        return not self._unacknowledged
+
+    def add(self, data: bytes, size: int, now: float) -> None:
+        """Take note of a message that is sent for the first time, numbered ``next_sequence_number``."""
+        if not self._unacknowledged:
+            self._progress_at = now
+        number = self.next_sequence_number
+        self._unacknowledged[number] = _Sent(number, data, size, now, self._order)
+        self._order += 1
+        self.next_sequence_number = number + 1
+        self.unacknowledged_bytes += size
+
+    def acknowledge(self, sequence_number: int, now: float) -> bool:
+        """Forget the message of that number; return whether there was one."""
+        sent = self._unacknowledged.pop(sequence_number, None)
+        if sent is None:
+            return False
+        self.unacknowledged_bytes -= sent.size
+        self._progress_at = now
+        self._probes = 0
+        age = now - sent.sent_at
+        if sent.transmissions == 1:
+            self._round_trip.add_sample(age)
+            self._window.on_acknowledged(sent.size, age, now)
+        else:
+            self._window.on_acknowledged(sent.size, None, now)
+            # Sooner than any round trip: the answer is to an earlier sending.
+            if age >= self._round_trip.minimum or self._round_trip.minimum == float("inf"):
+                self._credit += _RECOVERY_CREDIT
+        if sent.first_order > self._evidence:
+            self._evidence = sent.first_order
+        return True
+
+    def resend_all(self, now: float) -> list[bytes]:
+        """Give every unacknowledged message in its order, for a connection that has just been resumed."""
+        again = [self._unacknowledged[number] for number in sorted(self._unacknowledged)]
+        self._credit = 0
+        self._probes = 0
+        self._progress_at = now
+        for sent in again:
+            self._repeat(sent, now)
+            # What the new connection acknowledges is evidence about this sending.
+            sent.first_order = sent.order
+        return [sent.data for sent in again]
+
+    def retransmissions(self, now: float) -> list[bytes]:
+        """Give the messages that are due to be sent again at ``now``.
+
+        Call it after a whole batch of acknowledges was handed in, not between them: until then what looks lost may only
+        be next in line.
+        """
+        due: list[bytes] = []
+        if not self._unacknowledged:
+            self._credit = 0
+            return due
+        lost_before = self._evidence - REORDERING
+        while True:
+            sent = next(iter(self._unacknowledged.values()))
+            if sent.order < lost_before:
+                pass
+            elif self._credit > 0 and sent.order <= self._recovery_limit:
+                self._credit -= 1
+            else:
+                break
+            self._repeat(sent, now)
+            due.append(sent.data)
+        self._credit = 0
+        if due:
+            self._progress_at = now
+            self._window.on_lost(now)
+        elif now >= self._probe_at():
+            self._recovery_limit = self._order
+            self._probes += 1
+            self._progress_at = now
+            head = self._unacknowledged[min(self._unacknowledged)]
+            self._repeat(head, now)
+            due.append(head.data)
+            self._window.on_lost(now)
+        return due
+
+    def deadline(self) -> float | None:
+        """Give the time at which ``retransmissions`` has something to say if no acknowledge comes before."""
+        return self._probe_at() if self._unacknowledged else None
+
+    def _probe_at(self) -> float:
+        interval = self._round_trip.timeout * 2.0 ** min(self._probes, 8)
+        return self._progress_at + min(interval, LARGEST_PROBE_INTERVAL)
+
+    def _repeat(self, sent: _Sent, now: float) -> None:
+        del self._unacknowledged[sent.sequence_number]
+        sent.order = self._order
+        sent.sent_at = now
+        sent.transmissions += 1
+        self._order += 1
+        self._unacknowledged[sent.sequence_number] = sent
+        self.retransmission_count += 1
