@@ -26,6 +26,7 @@
         AcknowledgeTimeout
       PortError                        10
         RemotePortRefused
+      CopyError                        11   what was copied, what was not
 
 An error is up to three lines for the person who reads it at night: what happened (``message``), why (``cause``) and
 what to do next (``hint``). Messages are lower case, without a full stop, and never hold a token, key or payload.
@@ -160,3 +161,7 @@ class PortError(SsmProxyError):
 
 class RemotePortRefused(PortError):
     """Nothing listens on the port of the managed node."""
+
+
+class CopyError(SsmProxyError):
+    exit_status = 11

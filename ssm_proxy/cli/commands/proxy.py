@@ -1,0 +1,203 @@
+"""``ssm-proxy proxy HOST [PORT]``: the ProxyCommand."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import re
+import signal
+import sys
+from typing import TYPE_CHECKING
+
+from ssm_proxy.cli import messages
+from ssm_proxy.cli.timing import Timeline
+from ssm_proxy.errors import TargetError, UsageError
+
+if TYPE_CHECKING:
+    from types import FrameType
+
+_DOCUMENT = "AWS-StartSSHSession"
+_TARGET = re.compile(r"m?i-[0-9a-zA-Z]+")
+_IGNORED_SIGNALS = ("SIGINT", "SIGQUIT", "SIGTSTP")
+_ENDING_SIGNALS = ("SIGTERM", "SIGHUP")
+_EXIT_SIGNAL_BASE = 128
+
+logger = logging.getLogger("ssm_proxy.cli")
+
+
+def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the command to the parser."""
+    parser = commands.add_parser(
+        "proxy",
+        help="the ProxyCommand: carry ssh's bytes to a managed node",
+        description="Carry standard input to a port of a managed node and its bytes to standard output, through\n"
+        "Session Manager. Made to be started by ssh:\n\n" + messages.SSH_CONFIG_LINES,
+        epilog="examples:\n"
+        "  ssh -o ProxyCommand='ssm-proxy proxy %h %p' ec2-user@i-0123456789abcdef0\n"
+        "  ssh -o ProxyCommand='ssm-proxy proxy --profile prod --region eu-west-1 %h %p' ec2-user@i-0123456789abcdef0\n"
+        "  ssh -o ProxyCommand='ssm-proxy proxy -vv --log-file /tmp/ssm.log %h %p' ec2-user@i-0123456789abcdef0\n"
+        "\nCtrl-C does not end the tunnel: it is for the program at the other end. The tunnel ends with ssh.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("host", metavar="HOST", help="id of the managed node: i-… (EC2) or mi-… (hybrid)")
+    parser.add_argument("port", metavar="PORT", nargs="?", default="22", help="port on the node (default: 22)")
+    add_aws_options(parser)
+    parser.add_argument("--reason", metavar="TEXT", help="shown in the session's history")
+    parser.add_argument(
+        "--document-name", metavar="NAME", default=_DOCUMENT, help=f"session document (default: {_DOCUMENT})"
+    )
+    parser.add_argument("--timing", action="store_true", help="tell on standard error how long each stage took")
+    add_log_options(parser)
+    parser.set_defaults(run=run)
+
+
+def add_aws_options(parser: argparse.ArgumentParser) -> None:
+    """Add what chooses account, region and endpoints; all else is standard AWS configuration."""
+    parser.add_argument("--profile", metavar="NAME", help="profile of the AWS configuration (default: AWS_PROFILE)")
+    parser.add_argument("--region", metavar="NAME", help="AWS region (default: AWS_REGION, or the profile's)")
+    parser.add_argument("--endpoint-url", metavar="URL", help="address of the Systems Manager API")
+    parser.add_argument(
+        "--stream-endpoint-url",
+        metavar="URL",
+        help="address of the message gateway (ssmmessages), where PrivateLink gives it another name: "
+        "wss://vpce-….ssmmessages.eu-west-1.vpce.amazonaws.com",
+    )
+
+
+def add_log_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options for the log."""
+    parser.add_argument(
+        "-v",
+        dest="verbosity",
+        action="count",
+        default=0,
+        help="log the life of the session to standard error; -vv every message, -vvv the beginning of payloads too",
+    )
+    parser.add_argument(
+        "--log-file", metavar="FILE", help="log to a file instead (ssh with ControlPersist discards standard error)"
+    )
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Be the ProxyCommand until ssh or the node ends it."""
+    host = check_target(arguments.host)
+    port = check_port(arguments.port)
+    if messages.stdout_is_terminal():
+        raise UsageError(
+            "this command is for ssh to start: its output is the encrypted stream, and here is a terminal",
+            hint="put these lines into ~/.ssh/config, then run: ssh USER@" + host + "\n\n" + messages.SSH_CONFIG_LINES,
+        )
+    _ignore_terminal_signals()
+    input_fd, output_fd = _claim_streams()
+    stderr = messages.StderrWriter()
+    timeline = Timeline(stderr.write if arguments.timing else _show_nothing)
+    try:
+        try:
+            messages.set_up_logging(arguments.verbosity, arguments.log_file, stderr)
+        except OSError as error:
+            raise UsageError(f"the log file {arguments.log_file!r} cannot be written", cause=error.strerror) from error
+
+        from ssm_proxy.aws.control_plane import BotocoreControlPlane
+        from ssm_proxy.tunnel import Tunnel, TunnelRequest
+
+        timeline.mark("imports")
+        tunnel = Tunnel(
+            BotocoreControlPlane(
+                profile=arguments.profile,
+                region=arguments.region,
+                endpoint_url=arguments.endpoint_url,
+                stream_endpoint_url=arguments.stream_endpoint_url,
+            ),
+            TunnelRequest(target=host, port=port, document_name=arguments.document_name, reason=arguments.reason),
+            input_fd=input_fd,
+            output_fd=output_fd,
+            notify=lambda text: stderr.write(f"ssm-proxy: {messages.printable(text)}"),
+            mark=timeline.mark,
+        )
+
+        def end(number: int, _frame: FrameType | None) -> None:
+            tunnel.stop(number)
+
+        for name in _ENDING_SIGNALS:
+            if hasattr(signal, name):
+                signal.signal(getattr(signal, name), end)
+        outcome = tunnel.run()
+        logger.info("end: %d bytes in, %d bytes out", outcome.input_bytes, outcome.output_bytes)
+        return 0 if outcome.signal_number is None else _EXIT_SIGNAL_BASE + outcome.signal_number
+    finally:
+        timeline.tell()
+        stderr.flush()
+
+
+def check_target(host: str) -> str:
+    """Give the id of a managed node.
+
+    Raises:
+        TargetError: it is something else.
+    """
+    if not _TARGET.fullmatch(host):
+        raise TargetError(
+            f"{messages.printable(host)!r} is not the id of a managed node",
+            hint="use the id itself: i-… for an EC2 instance, mi-… for a hybrid machine",
+        )
+    return host
+
+
+def check_port(text: str) -> int:
+    """Give a port number.
+
+    Raises:
+        UsageError: it is none.
+    """
+    if not text.isascii() or not text.isdigit() or not 0 < int(text) < 65536:
+        raise UsageError(f"{messages.printable(text)!r} is not a port", hint="use a number from 1 to 65535")
+    return int(text)
+
+
+def _ignore_terminal_signals() -> None:
+    # They go to every process of the terminal's foreground group. Ctrl-C is for the remote program; ssh sends it.
+    for name in _IGNORED_SIGNALS:
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
+
+
+def _claim_streams() -> tuple[int, int]:
+    """Take standard input and output for the tunnel alone.
+
+    Whatever a library or a credential process prints goes to standard error from here on, and none of them can read a
+    byte of ssh's.
+
+    Raises:
+        UsageError: one of them is closed.
+    """
+    try:
+        input_fd = os.dup(0)
+        output_fd = os.dup(1)
+    except OSError as error:
+        raise UsageError(
+            "standard input or output is closed", hint="this command is for ssh to start, as its ProxyCommand"
+        ) from error
+    nothing = os.open(os.devnull, os.O_RDWR)
+    os.dup2(nothing, 0)
+    try:
+        os.dup2(2, 1)
+    except OSError:  # standard error is closed
+        os.dup2(nothing, 1)
+        os.dup2(nothing, 2)
+    os.close(nothing)
+    _set_binary(input_fd, output_fd)
+    return input_fd, output_fd
+
+
+def _set_binary(*fds: int) -> None:
+    if sys.platform == "win32":
+        import msvcrt
+
+        for fd in fds:
+            msvcrt.setmode(fd, os.O_BINARY)
+
+
+def _show_nothing(_line: str) -> None:
+    """Stand in where nobody asked for the timing."""

@@ -1,0 +1,543 @@
+"""The driver: moves bytes between two local ends and the data channel, over one WebSocket after another.
+
+One thread runs a loop: wait, read, act, write. After anything that happens it does the same things: send what the
+channel has to send, hand out its events, re-arm the timer. Connections are made in a second thread (``connecting``).
+
+    CONNECTING --connection--> CONNECTED --lost--> WAITING --pause over--> CONNECTING ...
+    any state --channel closed, error, signal, reader gone, drained after end of input--> finished
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import random
+import socket
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum
+
+from ssm_proxy.channel.data_channel import DataChannel
+from ssm_proxy.channel.events import (
+    ChannelClosed,
+    FlagReceived,
+    MessageDropped,
+    OutputReceived,
+    PublicationChanged,
+    SessionFailed,
+    SessionStarted,
+)
+from ssm_proxy.errors import (
+    AccessDenied,
+    ConfigurationError,
+    ControlPlaneError,
+    DocumentRejected,
+    OpeningRefused,
+    SessionEnded,
+    SsmProxyError,
+    TransportClosed,
+    TransportError,
+    TransportTimeout,
+)
+from ssm_proxy.transport import backoff
+from ssm_proxy.transport.backoff import Backoff
+from ssm_proxy.transport.connecting import ATTEMPT_TIMEOUT, Attempts, Connection, Connector
+from ssm_proxy.transport.endpoints import READ_BYTES, InputEnd, OutputEnd
+from ssm_proxy.transport.poller import HANGUP, READ, WRITE, make_poller
+from ssm_proxy.transport.trace import MessageTrace
+from ssm_proxy.transport.websocket import WebSocketTransport
+
+PING_INTERVAL = 25.0
+"""NATs and VPNs are known that forget a silent connection after 60 s; the official client pings every 5 minutes."""
+PONG_TIMEOUT = 20.0
+SUSPECT_PONG_TIMEOUT = 5.0
+"""After the machine slept, the connection is probably dead, and a person is waiting."""
+SLEEP_THRESHOLD = 5.0
+QUIET_TIME = 10.0
+"""The protocol cannot tell the node that input has ended (no half-close): output is awaited until it pauses so long."""
+FIRST_CONNECTION_BUDGET = 30.0
+"""Until the session has begun there is nothing to lose: fail soon enough for a person to wait for the message."""
+LOSS_NOTICE_AFTER = 10.0
+SILENCE_NOTICE_AFTER = 10.0
+FLUSH_AT_END = 0.5
+TERMINATE_TIMEOUT = 1.2
+"""With FLUSH_AT_END this keeps the promise to be gone within 2 s of a signal."""
+MAX_REFUSALS = 3
+SMALLEST_READ_BYTES = 16 * 1024
+"""Input is read when so much fits into the window: reading whatever fits would cut it into many small messages."""
+MAX_QUEUED_BYTES = 4 * 1024 * 1024
+
+logger = logging.getLogger("ssm_proxy.transport")
+
+
+class _State(Enum):
+    CONNECTING = "connecting"
+    CONNECTED = "connected"
+    WAITING = "waiting before the next attempt"
+
+
+@dataclass(frozen=True, kw_only=True)
+class BridgeOutcome:
+    """How a tunnel came to its end, if not by an error."""
+
+    closed_reason: str | None
+    """What the service gave as the reason, often nothing; None if it did not end the session."""
+    signal_number: int | None
+    """The signal that ended us."""
+    output_bytes: int
+    input_bytes: int
+    input_ended: bool
+
+
+class Bridge:
+    """A tunnel between two local ends and a managed node.
+
+    Args:
+        channel: the protocol.
+        connector: starts, resumes and terminates the session.
+        source: bytes for the node.
+        sink: takes bytes from the node.
+        notify: shows a person one line while the tunnel goes on.
+        mark: called with the name of each stage as it is reached.
+    """
+
+    def __init__(
+        self,
+        *,
+        channel: DataChannel,
+        connector: Connector,
+        source: InputEnd,
+        sink: OutputEnd,
+        notify: Callable[[str], None],
+        mark: Callable[[str], None],
+    ) -> None:
+        self._channel = channel
+        self._connector = connector
+        self._source = source
+        self._sink = sink
+        self._notify = notify
+        self._mark = mark
+        self._poller = make_poller()
+        self._wake_reader, self._wake_writer = socket.socketpair()
+        self._wake_reader.setblocking(False)
+        self._wake_writer.setblocking(False)
+        self._attempts = Attempts(connector, self._wake)
+        self._backoff = Backoff(random.Random(os.urandom(16)))
+        self._trace = MessageTrace.if_wanted(logger)
+
+        self._state = _State.CONNECTING
+        self._websocket: WebSocketTransport | None = None
+        self._attempt_until = 0.0
+        self._retry_at = 0.0
+        self._lost_at: float | None = None
+        self._loss_cause = ""
+        self._loss_was_told = False
+        self._refusals = 0
+        self._ping_at = 0.0
+        self._pong_until: float | None = None
+        self._bytes_at_ping = 0
+        self._clocks = (0.0, 0.0)
+
+        self._input_ended = False
+        self._quiet_since = 0.0
+        self._silent_until: float | None = None
+        self._input_bytes = 0
+        self._output_bytes = 0
+        self._signal_number: int | None = None
+        self._closed_reason: str | None = None
+        self._error: SsmProxyError | None = None
+        self._finished = False
+
+    # --- from outside -----------------------------------------------------------------------------------------------
+
+    def stop(self, signal_number: int) -> None:
+        """End the tunnel soon. May be called from a signal handler."""
+        self._signal_number = signal_number
+        self._wake()
+
+    def run(self) -> BridgeOutcome:
+        """Carry bytes until the tunnel ends, then terminate the session unless the service did.
+
+        Raises:
+            SsmProxyError: why the tunnel could not begin, or could not go on.
+        """
+        now = time.monotonic()
+        self._clocks = (now, time.time())
+        self._poller.set(self._wake_reader.fileno(), read=True)
+        self._begin_attempt(now)
+        try:
+            while not self._finished:
+                self._turn()
+        finally:
+            self._shut_down()
+        if self._error is not None:
+            raise self._error
+        return BridgeOutcome(
+            closed_reason=self._closed_reason,
+            signal_number=self._signal_number,
+            output_bytes=self._output_bytes,
+            input_bytes=self._input_bytes,
+            input_ended=self._input_ended,
+        )
+
+    # --- the loop ---------------------------------------------------------------------------------------------------
+
+    def _turn(self) -> None:
+        self._watch()
+        before = time.monotonic()
+        ready = self._poller.wait(self._timeout(before))
+        now = time.monotonic()
+        if self._wake_reader.fileno() in ready:
+            self._woken(now)
+        if self._signal_number is not None:
+            self._finished = True
+            return
+        self._notice_sleep(now)
+        sink_flags = ready.get(self._sink.fileno(), 0)
+        if sink_flags & WRITE:
+            self._sink.flush()
+        if sink_flags & HANGUP:
+            self._sink.is_gone = True
+        if (
+            self._websocket is not None
+            and self._may_receive()
+            and (ready.get(self._websocket.fileno(), 0) & (READ | HANGUP) or self._websocket.has_more)
+        ):
+            self._receive(now)
+        if ready.get(self._source.fileno(), 0) & (READ | HANGUP) and not self._input_ended:
+            self._read_input(now)
+        self._act(now)
+
+    def _watch(self) -> None:
+        """Tell the poller what can be used now."""
+        poller = self._poller
+        if self._input_ended:
+            poller.remove(self._source.fileno())
+        else:
+            # Not even for its end while the window is full: it would be reported again and again.
+            if self._channel.capacity() >= SMALLEST_READ_BYTES:
+                poller.set(self._source.fileno(), read=True)
+            else:
+                poller.remove(self._source.fileno())
+        poller.set(self._sink.fileno(), write=self._sink.wants_write)
+        if self._websocket is not None:
+            poller.set(self._websocket.fileno(), read=self._may_receive(), write=self._websocket.wants_write)
+
+    def _timeout(self, now: float) -> float | None:
+        deadlines: list[float | None] = []
+        if self._state is _State.CONNECTED:
+            assert self._websocket is not None
+            if self._may_receive():
+                if self._websocket.has_more:
+                    return 0.0
+                deadlines += [self._channel.next_deadline(), self._pong_until, self._silent_until]
+            deadlines.append(self._ping_at)
+            if self._input_ended and self._channel.is_drained:
+                deadlines.append(self._quiet_since + QUIET_TIME)
+        else:
+            deadlines.append(self._attempt_until if self._state is _State.CONNECTING else self._retry_at)
+            if self._lost_at is not None and not self._loss_was_told:
+                deadlines.append(self._lost_at + LOSS_NOTICE_AFTER)
+        return max(0.0, min(deadline for deadline in deadlines if deadline is not None) - now)
+
+    def _may_receive(self) -> bool:
+        """Whether there is room for what would be received; the WebSocket's TCP connection holds the sender back."""
+        websocket = self._websocket
+        return not self._sink.is_full and (websocket is None or websocket.queued_bytes < MAX_QUEUED_BYTES)
+
+    def _receive(self, now: float) -> None:
+        assert self._websocket is not None
+        try:
+            messages = self._websocket.receive()
+        except TransportClosed as error:
+            self._lost(error, now)
+            return
+        except SsmProxyError as error:
+            self._fail(error)
+            return
+        if messages:
+            self._connection_works()
+        trace = self._trace
+        for message in messages:
+            if trace is not None:
+                trace.received(message)
+            self._channel.receive(message, now)
+
+    def _read_input(self, now: float) -> None:
+        data = self._source.read(min(self._channel.capacity(), READ_BYTES))
+        if data:
+            self._input_bytes += len(data)
+            self._channel.send_input(data, now)
+        elif data is not None:
+            logger.info("end of input after %d bytes", self._input_bytes)
+            self._input_ended = True
+            self._quiet_since = now
+
+    def _act(self, now: float) -> None:
+        """Do what is due: the duty after anything that happened."""
+        if self._state is _State.CONNECTED:
+            if self._may_receive():
+                self._channel.handle_deadline(now)
+                self._check_life(now)
+            self._send(now)
+        elif self._state is _State.CONNECTING:
+            if now >= self._attempt_until:
+                self._attempts.abandon()
+                self._retry_or_fail(TransportTimeout("connecting took too long"), now)
+        elif now >= self._retry_at:
+            self._begin_attempt(now)
+        self._tell_loss(now)
+        self._hand_out_events(now)
+        self._check_end(now)
+
+    def _send(self, now: float) -> None:
+        websocket = self._websocket
+        if websocket is None:
+            return
+        if self._may_receive():
+            messages = self._channel.messages_to_send(now)
+            if messages:
+                if self._trace is not None:
+                    for message in messages:
+                        self._trace.sent(message)
+                websocket.send(messages)
+        if websocket.wants_write:
+            try:
+                websocket.flush()
+            except TransportClosed as error:
+                # What the service said before it closed, its reason above all, may still be there to read.
+                with contextlib.suppress(SsmProxyError):
+                    for message in websocket.receive():
+                        self._channel.receive(message, now)
+                self._lost(error, now)
+
+    def _hand_out_events(self, now: float) -> None:
+        output: list[bytes] = []
+        for event in self._channel.events():
+            if isinstance(event, OutputReceived):
+                output.append(event.payload)
+            elif isinstance(event, SessionStarted):
+                self._mark("handshake")
+                logger.info("session started: agent %s", event.agent_version)
+                if event.customer_message:
+                    self._notify(event.customer_message)
+                self._silent_until = now + SILENCE_NOTICE_AFTER
+            elif isinstance(event, ChannelClosed):
+                logger.info("the service closed the session: %s", event.reason or "no reason given")
+                self._closed_reason = event.reason
+            elif isinstance(event, SessionFailed):
+                self._fail(event.error)
+            elif isinstance(event, PublicationChanged):
+                logger.info("the service %s publication", "paused" if event.paused else "started")
+            elif isinstance(event, FlagReceived):
+                logger.info("flag %d from the agent", event.flag)
+            elif isinstance(event, MessageDropped):
+                logger.info("dropped: %s", event.reason)
+        if output:
+            if not self._output_bytes:
+                self._mark("first output")
+                self._silent_until = None
+            data = output[0] if len(output) == 1 else b"".join(output)
+            self._output_bytes += len(data)
+            self._quiet_since = now
+            self._sink.write(data)
+
+    def _check_end(self, now: float) -> None:
+        if self._error is not None or self._sink.is_gone:
+            self._finished = True
+        elif self._closed_reason is not None:
+            self._finished = not self._sink.wants_write
+        elif self._input_ended and self._state is _State.CONNECTED and self._channel.is_drained:
+            if now >= self._quiet_since + QUIET_TIME and not self._sink.wants_write:
+                logger.info("no output for %.0f s after the end of input", QUIET_TIME)
+                self._finished = True
+        elif self._silent_until is not None and now >= self._silent_until:
+            self._silent_until = None
+            self._notify(
+                "connected to the agent, but nothing has come from the node's port yet; is its server running?"
+            )
+
+    # --- life of a connection ---------------------------------------------------------------------------------------
+
+    def _begin_attempt(self, now: float) -> None:
+        self._state = _State.CONNECTING
+        self._attempt_until = now + ATTEMPT_TIMEOUT
+        self._attempts.begin()
+
+    def _woken(self, now: float) -> None:
+        with contextlib.suppress(BlockingIOError):
+            self._wake_reader.recv(4096)
+        result = self._attempts.take_result()
+        if isinstance(result, Connection):
+            self._opened(result, now)
+        elif result is not None:
+            self._retry_or_fail(result, now)
+
+    def _opened(self, connection: Connection, now: float) -> None:
+        self._mark("WebSocket")
+        self._state = _State.CONNECTED
+        websocket = self._websocket = connection.websocket
+        websocket.send_text(self._channel.open(connection.token.reveal(), now))
+        self._ping(now, PONG_TIMEOUT)
+        if self._lost_at is not None:
+            logger.info("connected again after %.1f s", now - self._lost_at)
+
+    def _connection_works(self) -> None:
+        if self._lost_at is not None:
+            if self._loss_was_told:
+                self._notify("the session goes on")
+            self._lost_at = None
+            self._loss_was_told = False
+        self._refusals = 0
+        self._backoff.reset()
+
+    def _lost(self, error: TransportError, now: float) -> None:
+        logger.info("connection lost: %s (%s)", error.message, error.cause)
+        self._close_websocket()
+        if self._channel.is_closed:
+            return
+        if self._lost_at is None:
+            self._lost_at = now
+        self._retry_or_fail(error, now)
+
+    def _retry_or_fail(self, error: SsmProxyError, now: float) -> None:
+        if self._lost_at is None:
+            self._lost_at = now
+        if isinstance(error, OpeningRefused) and 400 <= error.status < 500 and error.status not in (408, 429):
+            self._refusals += 1
+        self._loss_cause = error.message if error.cause is None else f"{error.message}: {error.cause}"
+        budget = backoff.BUDGET if self._channel.is_started else FIRST_CONNECTION_BUDGET
+        if not self._is_temporary(error):
+            self._fail(error)
+        elif now >= self._lost_at + budget:
+            self._give_up(error, budget)
+        else:
+            delay = self._backoff.next_delay()
+            logger.info("trying again in %.1f s: %s", delay, self._loss_cause)
+            self._state = _State.WAITING
+            self._retry_at = now + delay
+
+    def _is_temporary(self, error: SsmProxyError) -> bool:
+        """Whether another attempt may succeed, by itself or because a person renews a login meanwhile."""
+        if isinstance(error, OpeningRefused):
+            return self._refusals < MAX_REFUSALS and self._channel.is_started
+        if isinstance(error, TransportError):
+            return self._connector.is_started
+        if isinstance(error, AccessDenied | DocumentRejected):
+            return False
+        return isinstance(error, ConfigurationError | ControlPlaneError) and self._connector.is_started
+
+    def _give_up(self, error: SsmProxyError, budget: float) -> None:
+        if self._channel.is_started:
+            what = f"the session was lost: no connection for {budget / 60:.0f} minutes"
+        else:
+            what = "the session could not be opened"
+        self._fail(SessionEnded(what, cause=self._loss_cause, hint=error.hint or "connect again"))
+
+    def _tell_loss(self, now: float) -> None:
+        if (
+            self._lost_at is not None
+            and not self._loss_was_told
+            and self._state is not _State.CONNECTED
+            and self._channel.is_started
+            and now >= self._lost_at + LOSS_NOTICE_AFTER
+        ):
+            self._loss_was_told = True
+            minutes = (backoff.BUDGET - (now - self._lost_at)) / 60
+            self._notify(f"connection lost, trying to resume for {minutes:.0f} more minutes ({self._loss_cause})")
+
+    def _ping(self, now: float, timeout: float) -> None:
+        assert self._websocket is not None
+        self._websocket.ping()
+        self._ping_at = now + PING_INTERVAL
+        self._pong_until = now + timeout
+        self._bytes_at_ping = self._websocket.bytes_received
+
+    def _check_life(self, now: float) -> None:
+        assert self._websocket is not None
+        if self._pong_until is not None and self._websocket.bytes_received != self._bytes_at_ping:
+            self._pong_until = None  # anything that arrives shows as much as the pong does
+        if self._pong_until is not None and now >= self._pong_until:
+            self._lost(TransportClosed("the connection is dead", cause="no answer to a ping"), now)
+        elif now >= self._ping_at:
+            self._ping(now, PONG_TIMEOUT)
+
+    def _notice_sleep(self, now: float) -> None:
+        """See whether the machine slept, by the wall clock having moved more than the other one."""
+        wall = time.time()
+        slept = (wall - self._clocks[1]) - (now - self._clocks[0])
+        self._clocks = (now, wall)
+        if slept > SLEEP_THRESHOLD and self._state is _State.CONNECTED:
+            logger.info("the clock jumped by %.0f s; checking the connection", slept)
+            self._ping(now, SUSPECT_PONG_TIMEOUT)
+
+    def _close_websocket(self) -> None:
+        if self._websocket is not None:
+            self._poller.remove(self._websocket.fileno())
+            self._websocket.close()
+            self._websocket = None
+
+    # --- the end ----------------------------------------------------------------------------------------------------
+
+    def _fail(self, error: SsmProxyError) -> None:
+        if self._error is None:
+            self._error = error
+        self._finished = True
+
+    def _shut_down(self) -> None:
+        """Leave nothing behind: no session, no connection. Bounded in time."""
+        self._attempts.abandon()
+        terminating: threading.Thread | None = None
+        if self._closed_reason is None and not isinstance(self._error, SessionEnded):
+            terminating = threading.Thread(target=self._terminate, name="ssm-proxy terminate", daemon=True)
+            terminating.start()
+        self._flush_last_words()
+        if terminating is not None:
+            terminating.join(TERMINATE_TIMEOUT)
+            if terminating.is_alive():
+                logger.info("TerminateSession did not answer in time")
+        self._close_websocket()
+        self._source.close()
+        self._sink.close()
+        self._wake_reader.close()
+        self._wake_writer.close()
+
+    def _terminate(self) -> None:
+        try:
+            self._connector.terminate()
+        except SsmProxyError as error:
+            logger.info("the session could not be terminated: %s (%s)", error.message, error.cause)
+
+    def _flush_last_words(self) -> None:
+        """Send what is still to be sent, ending with the flag that makes the agent close its side."""
+        websocket = self._websocket
+        if websocket is None:
+            return
+        now = time.monotonic()
+        until = now + FLUSH_AT_END
+        if self._error is None and self._closed_reason is None:
+            if self._signal_number is not None and not self._input_ended:
+                data = self._source.read(min(self._channel.capacity(), READ_BYTES))
+                if data:  # ssh's own goodbye
+                    self._channel.send_input(data, now)
+            self._channel.terminate(now)
+        websocket.send(self._channel.messages_to_send(now))
+        try:
+            websocket.flush()
+            while websocket.wants_write and (left := until - time.monotonic()) > 0:
+                self._poller.remove(self._source.fileno())
+                self._poller.remove(self._sink.fileno())
+                self._poller.remove(self._wake_reader.fileno())
+                self._poller.set(websocket.fileno(), write=True)
+                self._poller.wait(left)
+                websocket.flush()
+        except TransportClosed:
+            pass
+
+    def _wake(self) -> None:
+        # Full means that it is awake already; closed, that nobody is left to wake.
+        with contextlib.suppress(OSError):
+            self._wake_writer.send(b"\0")

@@ -1,0 +1,95 @@
+"""Makes connections in the background, so that the loop goes on meanwhile."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from queue import Empty, SimpleQueue
+from typing import Protocol
+
+from ssm_proxy.errors import SsmProxyError
+from ssm_proxy.secret import Secret
+from ssm_proxy.transport.websocket import WebSocketTransport
+
+ATTEMPT_TIMEOUT = 60.0
+"""Bounds one attempt as a whole, however slowly the other side answers each step."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Connection:
+    """An open WebSocket, and the token to say first on it."""
+
+    websocket: WebSocketTransport
+    token: Secret
+
+
+class Connector(Protocol):
+    """Knows the session: the seam between this layer and the control plane."""
+
+    @property
+    def is_started(self) -> bool:
+        """Whether StartSession succeeded: from then on ``connect`` resumes."""
+        ...
+
+    def connect(self) -> Connection:
+        """Start the session, or resume it if it was started; open a WebSocket. Blocks.
+
+        Raises:
+            SessionEnded: the service says that the session is gone.
+            SsmProxyError: anything else that kept it from connecting.
+        """
+        ...
+
+    def terminate(self) -> None:
+        """End the session, if it was started. Blocks."""
+        ...
+
+
+class Attempts:
+    """Runs ``connector.connect`` in a thread, one attempt at a time.
+
+    Args:
+        connector: what connects.
+        wake: called from the thread when a result can be taken.
+    """
+
+    def __init__(self, connector: Connector, wake: Callable[[], None]) -> None:
+        self._connector = connector
+        self._wake = wake
+        self._results: SimpleQueue[tuple[int, Connection | SsmProxyError]] = SimpleQueue()
+        self._current = 0
+
+    def begin(self) -> None:
+        """Begin an attempt; one that is still running is abandoned and its connection will be closed."""
+        self._current += 1
+        # A daemon: a name server that does not answer must not keep the process from ending.
+        threading.Thread(target=self._run, args=(self._current,), name="ssm-proxy connect", daemon=True).start()
+
+    def abandon(self) -> None:
+        """Forget the attempt that is running."""
+        self._current += 1
+
+    def take_result(self) -> Connection | SsmProxyError | None:
+        """Give the result of the current attempt, or None while it runs."""
+        while True:
+            try:
+                number, result = self._results.get_nowait()
+            except Empty:
+                return None
+            if number == self._current:
+                return result
+            if isinstance(result, Connection):
+                result.websocket.close()
+
+    def _run(self, number: int) -> None:
+        result: Connection | SsmProxyError
+        try:
+            result = self._connector.connect()
+        except SsmProxyError as error:
+            result = error
+        except Exception as error:  # noqa: BLE001 - the boundary of a thread: it must report, whatever happened
+            result = SsmProxyError(f"unexpected {type(error).__name__} while connecting; this is a bug of ssm-proxy")
+            result.__cause__ = error
+        self._results.put((number, result))
+        self._wake()

@@ -1,0 +1,151 @@
+"""The two local ends of a tunnel: bytes that come in on one descriptor and leave by another.
+
+A ProxyCommand's standard input and output are pipes or sockets of ssh. On POSIX they are polled and used without
+blocking. Elsewhere a pipe cannot be polled: a thread pumps standard input into a socket that can.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import stat
+import threading
+
+READ_BYTES = 64 * 1024
+MAX_PENDING_BYTES = 4 * 1024 * 1024
+"""Beyond this the WebSocket is not read: a reader that stands still holds back the sender; our memory stays flat."""
+_CAN_POLL_PIPES = os.name == "posix"
+
+
+class InputEnd:
+    """Where input for the managed node comes from.
+
+    Args:
+        fd: a readable descriptor, owned by the caller.
+    """
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+        self._restore = _set_nonblocking(fd)
+        self._pump: _Pump | None = None
+        if not _CAN_POLL_PIPES:
+            self._pump = _Pump(fd)
+
+    def fileno(self) -> int:
+        """Give the descriptor to poll."""
+        return self._fd if self._pump is None else self._pump.fileno()
+
+    def read(self, size: int) -> bytes | None:
+        """Give up to ``size`` bytes, ``b""`` at the end, None if there is nothing yet."""
+        try:
+            if self._pump is not None:
+                return self._pump.read(min(size, READ_BYTES))
+            return os.read(self._fd, min(size, READ_BYTES))
+        except BlockingIOError:
+            return None
+        except OSError:  # the writer reset its end: nothing more will come
+            return b""
+
+    def close(self) -> None:
+        """Leave the descriptor as it was found."""
+        if self._restore:
+            with contextlib.suppress(OSError):
+                os.set_blocking(self._fd, True)
+
+
+class OutputEnd:
+    """Where output of the managed node goes. Keeps what the reader does not take yet.
+
+    Args:
+        fd: a writable descriptor, owned by the caller.
+    """
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+        self._restore = _set_nonblocking(fd)
+        self._pending = bytearray()
+        self.is_gone = False
+        """Whether the reader has vanished; what is written then is lost, as it would be in any pipe."""
+
+    def fileno(self) -> int:
+        return self._fd
+
+    @property
+    def wants_write(self) -> bool:
+        """Whether something waits for the reader."""
+        return bool(self._pending)
+
+    @property
+    def is_full(self) -> bool:
+        """Whether so much waits that no more should be fetched."""
+        return len(self._pending) >= MAX_PENDING_BYTES
+
+    def write(self, data: bytes) -> None:
+        """Write in order, now or when ``flush`` is called."""
+        if self.is_gone:
+            return
+        if not self._pending:
+            data = data[self._write(data) :]
+        self._pending += data
+
+    def flush(self) -> None:
+        """Write what waits, as far as the reader takes it."""
+        if self._pending and not self.is_gone:
+            del self._pending[: self._write(self._pending)]
+
+    def close(self) -> None:
+        """Leave the descriptor as it was found."""
+        if self._restore:
+            with contextlib.suppress(OSError):
+                os.set_blocking(self._fd, True)
+
+    def _write(self, data: bytes | bytearray) -> int:
+        written = 0
+        with memoryview(data) as view:
+            while written < len(view):
+                try:
+                    written += os.write(self._fd, view[written : written + READ_BYTES])
+                except BlockingIOError:
+                    break
+                except OSError:  # EPIPE, ECONNRESET: whoever read this has gone
+                    self.is_gone = True
+                    written = len(view)
+        return written
+
+
+class _Pump:
+    """A thread that copies a descriptor which cannot be polled into a socket which can."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+        self._ours, self._theirs = socket.socketpair()
+        self._ours.setblocking(False)
+        threading.Thread(target=self._run, name="ssm-proxy stdin", daemon=True).start()
+
+    def fileno(self) -> int:
+        return self._ours.fileno()
+
+    def read(self, size: int) -> bytes:
+        return self._ours.recv(size)
+
+    def _run(self) -> None:
+        # The socket's buffer bounds what is read ahead: sendall blocks while the tunnel takes nothing.
+        with self._theirs, contextlib.suppress(OSError):
+            while data := os.read(self._fd, READ_BYTES):
+                self._theirs.sendall(data)
+
+
+def _set_nonblocking(fd: int) -> bool:
+    """Make a pipe or socket non-blocking; return whether that is to be undone.
+
+    The flag belongs to the open file, which others may share: a terminal or file of theirs must not get it. Neither
+    needs it.
+    """
+    if not _CAN_POLL_PIPES:
+        return False
+    mode = os.fstat(fd).st_mode
+    if not (stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode)) or not os.get_blocking(fd):
+        return False
+    os.set_blocking(fd, False)
+    return True
