@@ -1,0 +1,162 @@
+"""One botocore session, set up for a short-lived program: few imports, little data, quick to fail.
+
+Everything that AWS users configure (profiles, SSO, roles, processes, endpoints, trust, proxies, retries) is read by
+botocore itself; this module only moves some defaults and spares it work.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from ssm_proxy.aws.error_mapping import no_region
+
+if TYPE_CHECKING:
+    from botocore.credentials import ReadOnlyCredentials
+    from botocore.session import Session
+
+
+@dataclass(frozen=True, kw_only=True)
+class Patience:
+    """How long one call may take; times in seconds."""
+
+    connect_timeout: float = 10.0
+    read_timeout: float = 30.0
+    attempts: int | None = None
+    """The first one included; None: as the user configured, else six, with pauses of up to 1, 2, 4, 8 and 16 s."""
+
+
+PATIENT = Patience()
+BRIEF = Patience(attempts=2)
+"""For ResumeSession: who reconnects pauses and tries again itself, and wants to notice when the network is back."""
+QUICK = Patience(connect_timeout=1.0, read_timeout=1.5, attempts=2)
+"""For TerminateSession: a dying process waits for it."""
+_DEFAULT_ATTEMPTS = 6
+
+
+class BotocoreSession:
+    """Session, credentials and clients that belong together. Made without reading anything.
+
+    Args:
+        profile: as given by the user; None for what the environment says.
+        region: as given by the user.
+        endpoint_url: replaces the address of the Systems Manager API.
+    """
+
+    def __init__(self, *, profile: str | None, region: str | None, endpoint_url: str | None) -> None:
+        self._session = _create_session(profile, region)
+        self._endpoint_url = endpoint_url
+        self._lock = threading.Lock()
+        self._clients: dict[Patience, Any] = {}
+
+    @property
+    def profile(self) -> str | None:
+        """Name of the profile in use, from the options or the environment; None is the default one."""
+        name: str | None = self._session.get_config_variable("profile")
+        return name
+
+    @property
+    def region(self) -> str | None:
+        """The region as configured; None when there is none, or no telling."""
+        from botocore.exceptions import BotoCoreError
+
+        try:
+            return self._configured_region()
+        except BotoCoreError:
+            return None
+
+    def profiles(self) -> Mapping[str, Mapping[str, Any]]:
+        """Give all profiles of the two configuration files, by name; none when the files cannot be read."""
+        from botocore.exceptions import BotoCoreError
+
+        try:
+            found: Mapping[str, Mapping[str, Any]] = self._session.full_config["profiles"]
+        except BotoCoreError:
+            return {}
+        return found
+
+    def client(self, patience: Patience = PATIENT) -> Any:
+        """Give the Systems Manager client for calls of this patience, made on the first call."""
+        with self._lock:
+            if patience not in self._clients:
+                self._clients[patience] = self._create_client(patience)
+            return self._clients[patience]
+
+    def signing_region(self) -> str:
+        """Give the region that signatures name; ``fips-`` and ``-fips`` in a region's name are not part of it."""
+        region: str = self.client().meta.region_name
+        return region
+
+    def credentials(self) -> ReadOnlyCredentials:
+        """Look up the credentials, and refresh them when they are about to expire.
+
+        Raises:
+            botocore.exceptions.NoCredentialsError: there are none.
+        """
+        from botocore.exceptions import NoCredentialsError
+
+        found = self._session.get_credentials()
+        if found is None:
+            raise NoCredentialsError
+        return found.get_frozen_credentials()
+
+    def ca_bundle(self) -> str:
+        """Give the file or folder of certificates that API calls trust."""
+        from botocore.httpsession import get_cert_path
+
+        # The order is that of botocore's endpoint: its own setting, then that of the requests library.
+        chosen = self._session.get_config_variable("ca_bundle") or os.environ.get("REQUESTS_CA_BUNDLE")
+        return str(chosen or get_cert_path(True))
+
+    def proxy_url(self, url: str) -> str | None:
+        """Give the proxy that an API call to this https URL would take, by HTTPS_PROXY and NO_PROXY."""
+        from botocore.httpsession import ProxyConfiguration
+        from botocore.utils import get_environ_proxies
+
+        proxy: str | None = ProxyConfiguration(get_environ_proxies(url)).proxy_url_for(url)
+        return proxy
+
+    def _configured_region(self) -> str | None:
+        name: str | None = self._session.get_config_variable("region")
+        return name or None
+
+    def _create_client(self, patience: Patience) -> Any:
+        from botocore.config import Config
+
+        if self._configured_region() is None:
+            raise no_region()
+        config = Config(
+            connect_timeout=patience.connect_timeout,
+            read_timeout=patience.read_timeout,
+            retries=None if patience.attempts is None else {"total_max_attempts": patience.attempts},
+        )
+        return self._session.create_client("ssm", endpoint_url=self._endpoint_url, config=config)
+
+
+def _create_session(profile: str | None, region: str | None) -> Session:
+    from botocore.config import Config
+    from botocore.session import Session
+
+    from ssm_proxy.aws.model_loader import create_loader
+
+    session = Session(
+        profile=profile,
+        session_vars={
+            # AWS_REGION first, as in the AWS CLI and all newer SDKs; botocore knows only the other name.
+            "region": ("region", ["AWS_REGION", "AWS_DEFAULT_REGION"], None, None),
+            # Defaults only: the environment and the profile still decide.
+            "retry_mode": ("retry_mode", "AWS_RETRY_MODE", "standard", None),
+            "max_attempts": ("max_attempts", "AWS_MAX_ATTEMPTS", _DEFAULT_ATTEMPTS, int),
+        },
+    )
+    session.lazy_register_component("data_loader", lambda: create_loader(session.get_config_variable("data_path")))
+    if region is not None:
+        session.set_config_variable("region", region)
+    # For the clients of the credential providers (STS, SSO) as well: an unreachable one must not hang for minutes.
+    session.set_default_client_config(
+        Config(connect_timeout=PATIENT.connect_timeout, read_timeout=PATIENT.read_timeout)
+    )
+    return session

@@ -1,0 +1,221 @@
+"""The three calls round a session, and the signed opening of its WebSocket."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Protocol
+from urllib.parse import urlsplit
+
+from ssm_proxy.aws.botocore_session import BRIEF, QUICK, BotocoreSession
+from ssm_proxy.aws.call import Call
+from ssm_proxy.aws.error_mapping import mapped_errors, needs_mfa_code
+from ssm_proxy.aws.opening import (
+    WebSocketOpening,
+    check_stream_url,
+    is_loopback,
+    is_presigned,
+    replace_endpoint,
+    sign_opening,
+)
+from ssm_proxy.aws.service_errors import says_session_is_gone
+from ssm_proxy.errors import ConfigurationError, ControlPlaneError, SsmProxyError
+from ssm_proxy.secret import Secret
+
+__all__ = ["BotocoreControlPlane", "ControlPlane", "StartedSession", "WebSocketOpening"]
+
+logger = logging.getLogger("ssm_proxy.aws")
+
+
+@dataclass(frozen=True, kw_only=True)
+class StartedSession:
+    """What StartSession answers (docs/PROTOCOL.md section 1.1)."""
+
+    session_id: str
+    stream_url: str
+    """Used as it is, also for every reconnect; ResumeSession's own URL is ignored."""
+    token: Secret
+    """Opens the data channel once; a reconnect needs a new one from ``resume_session``."""
+
+
+class ControlPlane(Protocol):
+    """The service's side of a session's life. Every method may block for seconds: call from a worker thread."""
+
+    def start_session(
+        self, *, target: str, document_name: str, parameters: Mapping[str, Sequence[str]], reason: str | None
+    ) -> StartedSession:
+        """Start a session on a managed node."""
+        ...
+
+    def resume_session(self, session_id: str) -> Secret | None:
+        """Give a new token for the same session, or None when the session is gone."""
+        ...
+
+    def terminate_session(self, session_id: str) -> None:
+        """End a session for good; quick, because a dying process waits for it."""
+        ...
+
+    def websocket_opening(self, stream_url: str) -> WebSocketOpening:
+        """Say how to open the WebSocket now: address, signed headers, trust and proxy."""
+        ...
+
+
+class BotocoreControlPlane:
+    """The control plane of AWS, or of whatever stands behind the endpoint settings.
+
+    One botocore session, hence one credential provider, serves all calls and signatures. It is made on first use and
+    forgotten after a failure, so that a new login counts at the next try. Safe to use from several threads.
+
+    Args:
+        profile: name of a profile; None takes what the environment says.
+        region: None takes AWS_REGION, AWS_DEFAULT_REGION or the profile's.
+        endpoint_url: replaces the address of the Systems Manager API.
+        stream_endpoint_url: replaces scheme, host and port of every stream URL.
+    """
+
+    def __init__(
+        self,
+        *,
+        profile: str | None = None,
+        region: str | None = None,
+        endpoint_url: str | None = None,
+        stream_endpoint_url: str | None = None,
+    ) -> None:
+        self._profile = profile
+        self._region = region
+        self._endpoint_url = endpoint_url
+        self._stream_endpoint_url = stream_endpoint_url
+        self._lock = threading.Lock()
+        self._session: BotocoreSession | None = None
+
+    def start_session(
+        self, *, target: str, document_name: str, parameters: Mapping[str, Sequence[str]], reason: str | None
+    ) -> StartedSession:
+        """Call StartSession; throttled and failed requests are repeated with growing random pauses.
+
+        Raises:
+            ConfigurationError, TargetNotConnected, AccessDenied, Throttled, DocumentRejected, ControlPlaneError,
+            ConnectFailed: see ``error_mapping``.
+        """
+        request: dict[str, Any] = {
+            "Target": target,
+            "DocumentName": document_name,
+            "Parameters": {name: list(values) for name, values in parameters.items()},
+        }
+        if reason:
+            request["Reason"] = reason
+        with self._call("StartSession", target=target, document_name=document_name) as session:
+            answer = session.client().start_session(**request)
+            try:
+                return StartedSession(
+                    session_id=answer["SessionId"], stream_url=answer["StreamUrl"], token=Secret(answer["TokenValue"])
+                )
+            except KeyError as error:
+                raise ControlPlaneError(
+                    "the answer to StartSession is incomplete",
+                    cause=f"it has no {error.args[0]}",
+                    hint="check that the endpoint is a Systems Manager endpoint",
+                ) from None
+
+    def resume_session(self, session_id: str) -> Secret | None:
+        """Call ResumeSession, twice at most: the caller pauses and tries again itself.
+
+        Returns:
+            A token for one more opening of the data channel; None when the service says that the session is gone.
+
+        Raises:
+            as ``start_session``; the session may still be there.
+
+        Source: docs/PROTOCOL.md sections 1.1 and 2.6.
+        """
+        with self._call("ResumeSession") as session:
+            from botocore.exceptions import ClientError
+
+            try:
+                answer = session.client(BRIEF).resume_session(SessionId=session_id)
+            except ClientError as error:
+                if says_session_is_gone(error.response):
+                    return None
+                raise
+            token = answer.get("TokenValue")
+            return Secret(token) if token else None
+
+    def terminate_session(self, session_id: str) -> None:
+        """Call TerminateSession. A session that is gone already is no error.
+
+        Against a silent network it takes up to about 4 s and the time of a name look-up, which nothing can bound: who
+        has less time must not wait for the thread.
+
+        Raises:
+            as ``start_session``.
+        """
+        with self._call("TerminateSession") as session:
+            from botocore.exceptions import ClientError
+
+            try:
+                session.client(QUICK).terminate_session(SessionId=session_id)
+            except ClientError as error:
+                if not says_session_is_gone(error.response):
+                    raise
+
+    def websocket_opening(self, stream_url: str) -> WebSocketOpening:
+        """Sign the opening of the WebSocket with credentials as they are now.
+
+        Unlike the official client, which then opens unsigned, missing credentials are an error: an expired login
+        must be named here, not guessed from the 403 that the service would answer.
+
+        Raises:
+            ConfigurationError: credentials or stream endpoint.
+            ControlPlaneError: the URL is not one that a token may be sent to.
+        """
+        url = replace_endpoint(stream_url, self._stream_endpoint_url)
+        parts = check_stream_url(url)
+        with self._call("OpenDataChannel") as session:
+            headers: dict[str, str] = {}
+            if not is_presigned(url):
+                region = session.signing_region()
+                headers = sign_opening(url, credentials=session.credentials(), region=region)
+            proxy = None
+            # Nothing for this machine goes through a proxy: it could not come back, and ws:// would show the token.
+            if not is_loopback(parts.hostname or ""):
+                proxy = session.proxy_url(urlsplit(url)._replace(scheme="https").geturl())
+            return WebSocketOpening(
+                url=url,
+                headers=headers,
+                ca_bundle=session.ca_bundle() if parts.scheme == "wss" else None,
+                proxy_url=proxy,
+            )
+
+    @contextmanager
+    def _call(
+        self, operation: str, *, target: str | None = None, document_name: str | None = None
+    ) -> Iterator[BotocoreSession]:
+        session = self._open()
+        call = Call(operation=operation, settings=session, target=target, document_name=document_name)
+        logger.debug("%s.started", operation)
+        try:
+            with mapped_errors(call):
+                yield session
+        except SsmProxyError as error:
+            logger.debug("%s.failed %s", operation, type(error).__name__)
+            # A new session would ask for an MFA code, on the terminal that ssh is using just now.
+            if isinstance(error, ConfigurationError) and not needs_mfa_code(error):
+                self._forget(session)
+            raise
+        logger.debug("%s.complete", operation)
+
+    def _forget(self, session: BotocoreSession) -> None:
+        with self._lock:
+            if self._session is session:
+                self._session = None
+
+    def _open(self) -> BotocoreSession:
+        with self._lock:
+            if self._session is None:
+                self._session = BotocoreSession(
+                    profile=self._profile, region=self._region, endpoint_url=self._endpoint_url
+                )
+            return self._session
