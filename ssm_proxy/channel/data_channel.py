@@ -87,6 +87,7 @@ class DataChannel:
         self._ready: list[bytes] = []  # numbered, stored, not yet handed to the driver
         self._waiting: deque[bytes] = deque()  # input that may not be sent yet
         self._waiting_bytes = 0
+        self._terminate_waits = False  # for the input before it
         self._open_until: float | None = None  # deadline of the handshake
         self._settled_at: float | None = None  # when input may flow
         self._paused_until: float | None = None
@@ -103,8 +104,8 @@ class DataChannel:
         """
         if self._was_opened:
             # What was handed to the lost connection is in the store; what was not is there as well.
+            # Acknowledges that wait stay: the agent brings unacknowledged messages again one by one (5.5).
             self._ready = self._outgoing.resend_all(now)
-            self._acknowledges.clear()
             self._paused_until = None
         else:
             self._was_opened = True
@@ -153,7 +154,11 @@ class DataChannel:
 
     def terminate(self, now: float) -> None:
         """Ask the agent to end the session, behind all input (FLAG TerminateSession, 4.3). Best effort."""
-        if self._handshake.state is HandshakeState.COMPLETE and not self.is_closed:
+        if self._handshake.state is not HandshakeState.COMPLETE or self.is_closed:
+            return
+        if self._waiting:
+            self._terminate_waits = True
+        else:
             self._send_stream_message(encode_flag(Flag.TERMINATE_SESSION), PayloadType.FLAG, now)
 
     def messages_to_send(self, now: float) -> list[bytes]:
@@ -166,6 +171,9 @@ class DataChannel:
             while self._waiting:
                 self._send_data(self._waiting.popleft(), now)
             self._waiting_bytes = 0
+            if self._terminate_waits:
+                self._terminate_waits = False
+                self.terminate(now)
         if self._paused_until is None:
             messages += self._outgoing.retransmissions(now)
             if self._ready:
@@ -190,10 +198,10 @@ class DataChannel:
         if self.is_closed:
             return None
         deadlines = [self._open_until, self._paused_until]
-        if self._waiting:
-            deadlines.append(self._settled_at)
         if self._paused_until is None:
             deadlines.append(self._outgoing.deadline())
+            if self._waiting:
+                deadlines.append(self._settled_at)
         return min((deadline for deadline in deadlines if deadline is not None), default=None)
 
     def handle_deadline(self, now: float) -> None:

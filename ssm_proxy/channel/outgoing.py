@@ -5,7 +5,9 @@ The rules, and where they leave the official client (docs/PROTOCOL.md sections 5
 * Acknowledges name one message each. One that names a message sent well after another says that the other is lost
   (`REORDERING`): it is sent again at once. The official client knows only a timer.
 * When nothing is acknowledged for a timeout, the message with the lowest number is sent again, alone, and the timeout
-  doubles: an agent that stands still because its disk is slow is probed, not flooded.
+  doubles: an agent that stands still because its disk is slow is probed, not flooded. It stays doubled until a message
+  that was sent once is acknowledged: else, where the round trip is longer than the timeout, every message would be
+  repeated, and none ever measure it (the second half of Karn's rule).
 * The acknowledge of a repeated message does not tell which sending it answers. It opens recovery: each such acknowledge
   lets two more old messages go, so a lost flight is repaired in a few round trips, and an agent that was merely slow,
   whose acknowledges of the originals follow at once, is sent next to nothing twice.
@@ -23,7 +25,12 @@ LARGEST_PROBE_INTERVAL = 5.0
 GIVE_UP_AFTER_PROBES = 60
 """About five minutes, like the official client's 3,000 attempts. Counted, not timed, so that a clock that jumps while a
 laptop sleeps gives up nothing."""
+_LARGEST_KEPT_DOUBLINGS = 3
+"""What stays of the doubled timeout once a repeated message was acknowledged: enough for a round trip of a second."""
 _RECOVERY_CREDIT = 2
+_SOONEST = 0.75
+"""Of the smallest round trip ever seen: an acknowledge that comes sooner after a repeat answers an earlier sending.
+Less than 1, because on a steady link every round trip is as good as the smallest."""
 
 
 class _Sent:
@@ -57,6 +64,7 @@ class Outgoing:
         self._credit = 0
         self._progress_at = 0.0
         self._probes = 0  # since the last acknowledge
+        self._doublings = 0  # of the timeout
         self.next_sequence_number = 0
         self.unacknowledged_bytes = 0
         self.retransmission_count = 0
@@ -90,12 +98,14 @@ class Outgoing:
         self._probes = 0
         age = now - sent.sent_at
         if sent.transmissions == 1:
+            self._doublings = 0
             self._round_trip.add_sample(age)
             self._window.on_acknowledged(sent.size, age, now)
         else:
             self._window.on_acknowledged(sent.size, None, now)
-            # Sooner than any round trip: the answer is to an earlier sending.
-            if age >= self._round_trip.minimum or self._round_trip.minimum == float("inf"):
+            self._doublings = min(self._doublings, _LARGEST_KEPT_DOUBLINGS)
+            soonest = self._round_trip.minimum if self._round_trip.minimum < float("inf") else self._round_trip.timeout
+            if age >= _SOONEST * soonest:
                 self._credit += _RECOVERY_CREDIT
         if sent.first_order > self._evidence:
             self._evidence = sent.first_order
@@ -106,6 +116,7 @@ class Outgoing:
         again = [self._unacknowledged[number] for number in sorted(self._unacknowledged)]
         self._credit = 0
         self._probes = 0
+        self._doublings = 0
         self._progress_at = now
         for sent in again:
             self._repeat(sent, now)
@@ -141,6 +152,7 @@ class Outgoing:
         elif now >= self._probe_at():
             self._recovery_limit = self._order
             self._probes += 1
+            self._doublings += 1
             self._progress_at = now
             head = self._unacknowledged[min(self._unacknowledged)]
             self._repeat(head, now)
@@ -153,7 +165,7 @@ class Outgoing:
         return self._probe_at() if self._unacknowledged else None
 
     def _probe_at(self) -> float:
-        interval = self._round_trip.timeout * 2.0 ** min(self._probes, 8)
+        interval = self._round_trip.timeout * 2.0 ** min(self._doublings, 8)
         return self._progress_at + min(interval, LARGEST_PROBE_INTERVAL)
 
     def _repeat(self, sent: _Sent, now: float) -> None:

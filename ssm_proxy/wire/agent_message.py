@@ -56,9 +56,11 @@ def encode_agent_message(message: AgentMessage) -> bytes:
     Source: session-manager-plugin, src/message/messageparser.go; docs/PROTOCOL.md sections 3.1 and 3.2.
     """
     kind, payload, message_id, created, sequence, payload_type, flags, schema, header_length = message
-    name = kind.encode("ascii")
+    name = kind.encode("ascii") if kind.isascii() else b""
     if not name or len(name) > MESSAGE_TYPE_BYTES or created <= 0 or len(message_id) != 16:
-        raise LocalProtocolError("an agent message needs a type of 1 to 32 bytes, a created date and a 16-byte id")
+        raise LocalProtocolError(
+            "an agent message needs a type of 1 to 32 ASCII characters, a created date and a 16-byte id"
+        )
     wire_id = message_id[8:] + message_id[:8]
     digest = hashlib.sha256(payload).digest()
     try:
@@ -114,7 +116,8 @@ def decode_agent_message(data: bytes) -> AgentMessage:
     if kind not in _UNCHECKED:
         if created == 0:
             raise MalformedMessage(f"{kind} has no created date")
-        if payload and hashlib.sha256(payload).digest() != digest:
+        # A message cut off right behind its header has no payload, but still says how long it was (3.3).
+        if (payload or _U32.unpack_from(data, header_length)[0]) and hashlib.sha256(payload).digest() != digest:
             raise DigestMismatch(f"the payload of {kind} number {sequence} does not have the digest of its header")
     return AgentMessage(
         kind,

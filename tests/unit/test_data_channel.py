@@ -1,0 +1,755 @@
+"""The data channel as its driver sees it: messages in, messages and events out, time as an argument."""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Callable
+
+import pytest
+from simulation import wire_sketch
+from simulation.pair import PAUSE, START, make_channel
+from simulation.wire_sketch import Frame
+
+from ssm_proxy.channel.data_channel import (
+    HANDSHAKE_TIMEOUT,
+    MAX_PAYLOAD_BYTES,
+    MAX_REJECTED_IN_A_ROW,
+    PAUSE_LAPSE,
+    SETTLE_TIME,
+    DataChannel,
+)
+from ssm_proxy.channel.events import (
+    ChannelClosed,
+    Event,
+    FlagReceived,
+    MessageDropped,
+    OutputReceived,
+    PublicationChanged,
+    SessionFailed,
+    SessionStarted,
+)
+from ssm_proxy.channel.incoming import MAX_STORED_BYTES
+from ssm_proxy.channel.window import FixedWindow
+from ssm_proxy.errors import (
+    AcknowledgeTimeout,
+    EncryptionError,
+    HandshakeFailed,
+    RemoteProtocolError,
+    SsmProxyError,
+)
+from ssm_proxy.wire.constants import CLIENT_VERSION
+
+COMPLETE = b'{"HandshakeTimeToComplete":1,"CustomerMessage":""}'
+KMS_ACTION = {"ActionType": "KMSEncryption", "ActionParameters": {"KMSKeyId": "arn", "Challenge": "AAAA"}}
+SETTLED = 2.0
+
+
+class Side:
+    """A channel and what came out of it."""
+
+    def __init__(self, *, window: FixedWindow | None = None, is_open: bool = True) -> None:
+        self.channel: DataChannel = make_channel(window=window)
+        if is_open:
+            self.channel.open("token", 0.0)
+
+    def receive(self, *messages: bytes, now: float = 1.0) -> list[Event]:
+        for data in messages:
+            self.channel.receive(data, now)
+        return self.channel.events()
+
+    def sent(self, now: float = 1.0) -> list[Frame]:
+        return [wire_sketch.unpack(data) for data in self.channel.messages_to_send(now)]
+
+    def start(self, now: float = 1.0) -> None:
+        """Go through the handshake until input may flow (``SETTLED``)."""
+        self.receive(wire_sketch.output(0, wire_sketch.handshake_request(), 5), now=now)
+        self.sent(now)
+        self.receive(wire_sketch.output(1, COMPLETE, 7), wire_sketch.input_acknowledge(0), now=now)
+        self.sent(now)
+        assert self.channel.is_started
+
+    def wait(self, now: float) -> list[Event]:
+        """Let time pass the way a driver does."""
+        while (deadline := self.channel.next_deadline()) is not None and deadline <= now:
+            self.channel.handle_deadline(deadline)
+            self.channel.messages_to_send(deadline)
+        return self.channel.events()
+
+
+@pytest.fixture
+def started() -> Side:
+    side = Side()
+    side.start()
+    return side
+
+
+def acknowledged(frames: list[Frame]) -> list[int]:
+    return [wire_sketch.acknowledged_number(frame) for frame in frames if frame.kind == "acknowledge"]
+
+
+def inputs(frames: list[Frame]) -> list[tuple[int, int, bytes]]:
+    return [(f.seq, f.payload_type, f.payload) for f in frames if f.kind == "input_stream_data"]
+
+
+def failure(events: list[Event]) -> SsmProxyError:
+    assert isinstance(events[-1], SessionFailed)
+    return events[-1].error
+
+
+def dropped(events: list[Event]) -> list[str]:
+    return [event.reason for event in events if isinstance(event, MessageDropped)]
+
+
+class TestOpening:
+    def test_the_text_message(self) -> None:
+        side = Side(is_open=False)
+        opening = json.loads(side.channel.open("the-token", 0.0))
+        assert list(opening) == ["MessageSchemaVersion", "RequestId", "TokenValue", "ClientId", "ClientVersion"]
+        assert (opening["MessageSchemaVersion"], opening["TokenValue"]) == ("1.0", "the-token")
+        assert opening["ClientVersion"] == CLIENT_VERSION
+        again = json.loads(side.channel.open("another", 1.0))
+        assert again["ClientId"] == opening["ClientId"]
+        assert again["RequestId"] != opening["RequestId"]
+        assert again["TokenValue"] == "another"
+
+    def test_nothing_else_leaves_before_the_agent_speaks(self) -> None:
+        side = Side()
+        side.channel.send_input(b"early", 0.0)
+        assert side.sent(10.0) == []
+        assert not side.channel.is_drained
+        assert not side.channel.is_started
+
+    def test_the_agent_has_a_bounded_time_to_start(self) -> None:
+        side = Side()
+        assert side.channel.next_deadline() == HANDSHAKE_TIMEOUT
+        side.channel.handle_deadline(HANDSHAKE_TIMEOUT - 0.001)
+        assert side.channel.events() == []
+        side.channel.handle_deadline(HANDSHAKE_TIMEOUT)
+        error = failure(side.channel.events())
+        assert isinstance(error, HandshakeFailed)
+        assert error.cause
+        assert error.hint
+        assert side.channel.next_deadline() is None
+
+    def test_an_answered_request_does_not_stop_that_clock(self) -> None:
+        side = Side()
+        side.receive(wire_sketch.output(0, wire_sketch.handshake_request(), 5))
+        side.sent()
+        events = side.wait(HANDSHAKE_TIMEOUT)
+        assert isinstance(failure(events), HandshakeFailed)
+
+    def test_a_completed_handshake_does(self, started: Side) -> None:
+        assert started.wait(10 * HANDSHAKE_TIMEOUT) == []
+        assert started.channel.next_deadline() is None
+
+
+class TestHandshake:
+    def test_request_is_acknowledged_first_then_answered_once(self) -> None:
+        side = Side()
+        side.receive(wire_sketch.output(0, wire_sketch.handshake_request(), 5))
+        frames = side.sent()
+        assert [(frame.kind, frame.payload_type, frame.flags) for frame in frames] == [
+            ("acknowledge", 0, 3),
+            ("input_stream_data", 6, 0),
+        ]
+        assert frames[1].seq == 0
+        assert json.loads(frames[1].payload)["ProcessedClientActions"][0]["ActionStatus"] == 1
+        assert side.sent() == []
+
+    def test_the_end_starts_the_session(self) -> None:
+        side = Side()
+        side.receive(wire_sketch.output(0, wire_sketch.handshake_request(properties={"portNumber": "2222"}), 5))
+        events = side.receive(wire_sketch.output(1, b'{"CustomerMessage":"welcome"}', 7))
+        assert events == [SessionStarted("Port", {"portNumber": "2222"}, "3.3.0.0", "welcome")]
+        assert side.channel.is_started
+
+    def test_the_two_may_come_in_either_order(self) -> None:
+        side = Side()
+        assert side.receive(wire_sketch.output(1, COMPLETE, 7)) == []
+        events = side.receive(wire_sketch.output(0, wire_sketch.handshake_request(), 5))
+        assert [type(event) for event in events] == [SessionStarted]
+        assert acknowledged(side.sent()) == [1, 0]
+
+    def test_a_repeat_of_the_request_is_only_acknowledged(self) -> None:
+        side = Side()
+        request = wire_sketch.output(0, wire_sketch.handshake_request(), 5)
+        side.receive(request)
+        side.sent()
+        assert side.receive(request, request) == []
+        frames = side.sent()
+        assert acknowledged(frames) == [0, 0]
+        assert inputs(frames) == []
+
+    def test_a_second_request_is_acknowledged_and_not_answered(self) -> None:
+        side = Side()
+        side.receive(wire_sketch.output(0, wire_sketch.handshake_request(), 5))
+        side.sent()
+        assert dropped(side.receive(wire_sketch.output(1, wire_sketch.handshake_request(), 5)))
+        frames = side.sent()
+        assert (acknowledged(frames), inputs(frames)) == ([1], [])
+
+    def test_a_request_after_the_end_is_not_answered_either(self, started: Side) -> None:
+        assert dropped(started.receive(wire_sketch.output(2, wire_sketch.handshake_request(), 5)))
+        assert inputs(started.sent()) == []
+
+    def test_a_second_end_is_acknowledged_and_ignored(self, started: Side) -> None:
+        assert dropped(started.receive(wire_sketch.output(2, COMPLETE, 7))) == ["a second completion of the handshake"]
+        assert acknowledged(started.sent()) == [2]
+
+    def test_an_end_that_cannot_be_read_is_an_end(self) -> None:
+        side = Side()
+        side.receive(wire_sketch.output(0, wire_sketch.handshake_request(), 5))
+        events = side.receive(wire_sketch.output(1, b"{broken", 7))
+        assert events == [SessionStarted("Port", {"portNumber": "22"}, "3.3.0.0", "")]
+
+    @pytest.mark.parametrize("payload", [b"", b"{broken", b"[]", b'{"RequestedClientActions":7}', b"\xff\xff"])
+    def test_a_request_that_cannot_be_read_fails_the_session(self, payload: bytes) -> None:
+        side = Side()
+        error = failure(side.receive(wire_sketch.output(0, payload, 5)))
+        assert isinstance(error, HandshakeFailed)
+        assert acknowledged(side.sent()) == [0]
+
+    @pytest.mark.parametrize("session_type", ["Standard_Stream", "NonInteractiveCommands", "Unheard_Of", ""])
+    def test_a_refusal_reaches_the_agent_before_the_session_fails(self, session_type: str) -> None:
+        side = Side()
+        events = side.receive(wire_sketch.output(0, wire_sketch.handshake_request(session_type), 5))
+        assert isinstance(failure(events), HandshakeFailed)
+        frames = side.sent()
+        assert [frame.kind for frame in frames] == ["acknowledge", "input_stream_data"]
+        assert json.loads(frames[1].payload)["ProcessedClientActions"][0]["ActionStatus"] == 2
+        assert side.sent() == []
+
+    def test_kms_is_refused_as_unsupported(self) -> None:
+        side = Side()
+        events = side.receive(wire_sketch.output(0, wire_sketch.handshake_request("Port", None, KMS_ACTION), 5))
+        assert isinstance(failure(events), EncryptionError)
+        actions = json.loads(side.sent()[1].payload)["ProcessedClientActions"]
+        assert [action["ActionStatus"] for action in actions] == [1, 3]
+
+    def test_an_unknown_action_is_refused_as_unsupported(self) -> None:
+        side = Side()
+        unknown = {"ActionType": "Teleport", "ActionParameters": None}
+        events = side.receive(wire_sketch.output(0, wire_sketch.handshake_request("Port", None, unknown), 5))
+        assert "Teleport" in failure(events).message
+        actions = json.loads(side.sent()[1].payload)["ProcessedClientActions"]
+        assert [action["ActionStatus"] for action in actions] == [1, 3]
+
+    def test_an_end_without_any_session_type_fails_the_session(self) -> None:
+        side = Side()
+        assert side.receive(wire_sketch.output(0, b'{"AgentVersion":"3.3.0.0"}', 5)) == []
+        error = failure(side.receive(wire_sketch.output(1, COMPLETE, 7)))
+        assert "without naming a session type" in error.message
+
+    def test_output_first_is_a_shell_and_refused(self) -> None:
+        side = Side()
+        events = side.receive(wire_sketch.output(0, b"$ "))
+        assert isinstance(failure(events), HandshakeFailed)
+        assert acknowledged(side.sent()) == [0]
+
+    def test_output_first_is_a_shell_where_those_are_taken(self) -> None:
+        channel = make_channel(check_session=lambda session_type, properties: None)
+        channel.open("token", 0.0)
+        channel.receive(wire_sketch.output(0, b"$ "), 1.0)
+        assert channel.events() == [SessionStarted("Standard_Stream", None, "", ""), OutputReceived(b"$ ")]
+        channel.send_input(b"ls\n", 1.0)
+        assert len(channel.messages_to_send(1.0)) == 2
+
+    @pytest.mark.parametrize("payload_type", [0, 3, 7, 8, 10, 11, 99])
+    def test_any_other_beginning_is_neither_acknowledged_nor_counted(self, payload_type: int) -> None:
+        side = Side()
+        events = side.receive(wire_sketch.output(0, b"{}", payload_type))
+        assert dropped(events) == [f"the session begins with payload type {payload_type}"]
+        assert side.sent() == []
+        side.receive(wire_sketch.output(0, wire_sketch.handshake_request(), 5))
+        assert acknowledged(side.sent()) == [0]
+
+    def test_output_between_request_and_end_fails_the_session(self) -> None:
+        side = Side()
+        side.receive(wire_sketch.output(0, wire_sketch.handshake_request(), 5))
+        assert isinstance(failure(side.receive(wire_sketch.output(1, b"too soon"))), HandshakeFailed)
+
+
+class TestSettling:
+    """An agent announces the end of the handshake before it takes data (6.2)."""
+
+    def test_input_waits_after_the_handshake(self, started: Side) -> None:
+        started.channel.send_input(b"hello", 1.0)
+        assert started.channel.next_deadline() == 1.0 + SETTLE_TIME
+        assert started.sent(1.0 + SETTLE_TIME - 0.001) == []
+        assert inputs(started.sent(1.0 + SETTLE_TIME)) == [(1, 1, b"hello")]
+
+    def test_the_first_output_ends_the_wait(self, started: Side) -> None:
+        started.channel.send_input(b"hello", 1.01)
+        assert started.receive(wire_sketch.output(2, b"SSH-2.0-x\r\n"), now=1.02) == [OutputReceived(b"SSH-2.0-x\r\n")]
+        assert inputs(started.sent(1.02)) == [(1, 1, b"hello")]
+
+    def test_an_empty_output_does_not(self, started: Side) -> None:
+        started.channel.send_input(b"hello", 1.01)
+        assert started.receive(wire_sketch.output(2, b""), now=1.02) == []
+        frames = started.sent(1.02)
+        assert (acknowledged(frames), inputs(frames)) == ([2], [])
+
+    def test_what_waited_leaves_in_order_and_before_what_is_new(self, started: Side) -> None:
+        started.channel.send_input(b"a" * 1500, 1.0)
+        started.channel.send_input(b"b", 1.0)
+        started.channel.send_input(b"c", SETTLED)
+        assert inputs(started.sent(SETTLED)) == [
+            (1, 1, b"a" * 1024),
+            (2, 1, b"a" * 476),
+            (3, 1, b"b"),
+            (4, 1, b"c"),
+        ]
+
+    def test_input_before_the_handshake_waits_too(self) -> None:
+        side = Side()
+        side.channel.send_input(b"early", 0.5)
+        side.start()
+        assert inputs(side.sent(SETTLED)) == [(1, 1, b"early")]
+
+
+class TestInput:
+    def test_is_cut_at_1024_bytes(self, started: Side) -> None:
+        data = bytes(range(256)) * 10
+        started.channel.send_input(data, SETTLED)
+        frames = started.sent(SETTLED)
+        assert [len(frame.payload) for frame in frames] == [MAX_PAYLOAD_BYTES, MAX_PAYLOAD_BYTES, 512]
+        assert b"".join(frame.payload for frame in frames) == data
+        assert [frame.seq for frame in frames] == [1, 2, 3]
+        assert {(frame.flags, frame.payload_type, frame.kind) for frame in frames} == {(0, 1, "input_stream_data")}
+        assert len({frame.uid for frame in frames}) == 3
+
+    def test_a_lone_line_feed_stays_one(self, started: Side) -> None:
+        """The official client makes a carriage return of it (12.4)."""
+        started.channel.send_input(b"\n", SETTLED)
+        assert inputs(started.sent(SETTLED)) == [(1, 1, b"\n")]
+
+    @pytest.mark.parametrize("now", [1.0, SETTLED])
+    def test_no_bytes_make_no_message(self, started: Side, now: float) -> None:
+        started.channel.send_input(b"", now)
+        assert started.sent(SETTLED) == []
+        assert started.channel.is_drained
+
+    def test_is_drained_when_the_last_byte_is_acknowledged(self, started: Side) -> None:
+        assert started.channel.is_drained
+        started.channel.send_input(b"x", 1.0)
+        assert not started.channel.is_drained  # it waits
+        started.sent(SETTLED)
+        assert not started.channel.is_drained  # it is under way
+        started.receive(wire_sketch.input_acknowledge(1), now=SETTLED)
+        assert started.channel.is_drained
+
+    def test_a_lost_message_is_sent_again_by_the_timer_byte_for_byte(self, started: Side) -> None:
+        started.channel.send_input(b"x", SETTLED)
+        first = started.channel.messages_to_send(SETTLED)
+        deadline = started.channel.next_deadline()
+        assert deadline is not None
+        assert started.channel.messages_to_send(deadline - 0.001) == []
+        assert started.channel.messages_to_send(deadline) == first
+        assert started.channel.retransmission_count == 1
+
+    @pytest.mark.parametrize("number", [0, 7, 2**63 - 1])
+    def test_an_acknowledge_of_an_unknown_number_changes_nothing(self, started: Side, number: int) -> None:
+        started.channel.send_input(b"x", SETTLED)
+        started.sent(SETTLED)
+        assert started.receive(wire_sketch.input_acknowledge(number), now=SETTLED) == []
+        assert not started.channel.is_drained
+
+    def test_an_acknowledge_counts_whatever_else_it_says(self, started: Side) -> None:
+        started.channel.send_input(b"x", SETTLED)
+        started.sent(SETTLED)
+        payload = b'{"AcknowledgedMessageType":"nonsense","AcknowledgedMessageSequenceNumber":1}'
+        started.receive(wire_sketch.pack(Frame("acknowledge", payload, seq=1)), now=SETTLED)
+        assert started.channel.is_drained
+
+    def test_an_acknowledge_that_cannot_be_read_is_dropped(self, started: Side) -> None:
+        for payload in (b"", b"{}", b'{"AcknowledgedMessageSequenceNumber":-1}'):
+            assert dropped(started.receive(wire_sketch.pack(Frame("acknowledge", payload))))
+
+    def test_round_trip_time_is_that_of_the_acknowledges(self, started: Side) -> None:
+        before = started.channel.round_trip_time
+        started.channel.send_input(b"x", SETTLED)
+        started.receive(wire_sketch.input_acknowledge(1), now=SETTLED + 0.9)
+        assert started.channel.round_trip_time > before
+
+    def test_it_gives_up_after_five_minutes_without_any_acknowledge(self, started: Side) -> None:
+        started.channel.send_input(b"x", SETTLED)
+        now = SETTLED
+        while not started.channel.is_closed:
+            deadline = started.channel.next_deadline()
+            assert deadline is not None
+            assert deadline > now or now == SETTLED
+            now = deadline
+            started.channel.handle_deadline(now)
+            started.channel.messages_to_send(now)
+        assert 240 < now < 330
+        error = failure(started.channel.events())
+        assert isinstance(error, AcknowledgeTimeout)
+        assert error.hint
+
+    def test_a_laptop_that_slept_gives_up_nothing(self, started: Side) -> None:
+        started.channel.send_input(b"x", SETTLED)
+        started.sent(SETTLED)
+        for now in (10_000.0, 20_000.0):
+            started.channel.handle_deadline(now)
+            assert len(started.channel.messages_to_send(now)) == 1
+        assert not started.channel.is_closed
+
+
+class TestCapacity:
+    def test_is_the_window_less_what_is_under_way_or_waiting(self) -> None:
+        side = Side(window=FixedWindow(10_000))
+        assert side.channel.capacity() == 10_000
+        side.channel.send_input(bytes(4000), 0.0)
+        assert side.channel.capacity() == 6000
+        side.start()
+        assert side.channel.capacity() == 6000
+        side.sent(SETTLED)
+        assert side.channel.capacity() == 6000
+        side.channel.send_input(bytes(6000), SETTLED)
+        assert side.channel.capacity() == 0
+
+    def test_grows_with_acknowledges_only(self) -> None:
+        side = Side(window=FixedWindow(3000))
+        side.start()
+        side.channel.send_input(bytes(3000), SETTLED)
+        side.sent(SETTLED)
+        side.sent(SETTLED + 60)
+        assert side.channel.capacity() == 0
+        side.receive(wire_sketch.input_acknowledge(2), now=SETTLED)
+        assert side.channel.capacity() == 1024
+        side.receive(wire_sketch.input_acknowledge(2), now=SETTLED)
+        assert side.channel.capacity() == 1024
+        side.receive(wire_sketch.input_acknowledge(1), wire_sketch.input_acknowledge(3), now=SETTLED)
+        assert side.channel.capacity() == 3000
+
+    def test_is_never_negative(self) -> None:
+        window = FixedWindow(1000)
+        side = Side(window=window)
+        side.channel.send_input(bytes(5000), 0.0)
+        assert side.channel.capacity() == 0
+        side.start()
+        window.limit_bytes = 10
+        side.sent(SETTLED)
+        assert side.channel.capacity() == 0
+
+    def test_is_nothing_once_the_session_is_over(self, started: Side) -> None:
+        started.receive(wire_sketch.pack(Frame("channel_closed", b"{}")))
+        assert started.channel.capacity() == 0
+
+
+class TestOutput:
+    """What the receiver does with stream messages (5.3)."""
+
+    def test_in_order(self, started: Side) -> None:
+        events = started.receive(wire_sketch.output(2, b"a"), wire_sketch.output(3, b"b"))
+        assert events == [OutputReceived(b"a"), OutputReceived(b"b")]
+        assert acknowledged(started.sent()) == [2, 3]
+
+    def test_acknowledges_name_number_type_and_id(self, started: Side) -> None:
+        data = wire_sketch.output(2, b"a")
+        started.receive(data)
+        (frame,) = started.sent()
+        assert (frame.seq, frame.flags, frame.payload_type) == (0, 3, 0)
+        expected = wire_sketch.acknowledge(wire_sketch.unpack(data), frame.uid)
+        assert frame.payload == wire_sketch.unpack(expected).payload
+
+    def test_ahead_of_order_is_acknowledged_at_once_and_delivered_later(self, started: Side) -> None:
+        assert started.receive(wire_sketch.output(4, b"c"), wire_sketch.output(3, b"b")) == []
+        assert acknowledged(started.sent()) == [4, 3]
+        events = started.receive(wire_sketch.output(2, b"a"))
+        assert events == [OutputReceived(b"a"), OutputReceived(b"b"), OutputReceived(b"c")]
+        assert acknowledged(started.sent()) == [2]
+
+    def test_repeats_are_acknowledged_again(self, started: Side) -> None:
+        data = wire_sketch.output(2, b"a")
+        assert started.receive(data, data, data) == [OutputReceived(b"a")]
+        assert acknowledged(started.sent()) == [2, 2, 2]
+
+    def test_a_full_store_is_silent(self, started: Side) -> None:
+        half = bytes(MAX_STORED_BYTES // 2)
+        started.receive(wire_sketch.output(4, half), wire_sketch.output(5, half))
+        started.sent()
+        assert dropped(started.receive(wire_sketch.output(6, b"x")))
+        assert started.sent() == []
+        started.receive(wire_sketch.output(2, b"x"), wire_sketch.output(3, b"x"))
+        started.sent()
+        started.receive(wire_sketch.output(6, b"x"))
+        assert acknowledged(started.sent()) == [6]
+
+    def test_a_negative_number_is_silent(self, started: Side) -> None:
+        assert dropped(started.receive(wire_sketch.output(-1, b"x")))
+        assert started.sent() == []
+
+    def test_oversized_output_is_delivered(self, started: Side) -> None:
+        payload = bytes(1_000_000)
+        assert started.receive(wire_sketch.output(2, payload)) == [OutputReceived(payload)]
+
+    @pytest.mark.parametrize("payload_type", [0, 2, 3, 4, 6, 8, 9, 11, 12, 13, 2**32 - 1])
+    def test_an_unknown_payload_type_is_acknowledged_and_ignored(self, started: Side, payload_type: int) -> None:
+        events = started.receive(wire_sketch.output(2, b"x", payload_type), wire_sketch.output(3, b"y"))
+        assert dropped(events) == [f"unknown payload type {payload_type}"]
+        assert events[-1] == OutputReceived(b"y")
+        assert acknowledged(started.sent()) == [2, 3]
+
+    def test_flags(self, started: Side) -> None:
+        flag = wire_sketch.output(2, struct.pack(">I", 3), 10)
+        assert started.receive(flag) == [FlagReceived(3)]
+        assert started.receive(wire_sketch.output(3, struct.pack(">I", 77), 10)) == [FlagReceived(77)]
+        assert acknowledged(started.sent()) == [2, 3]
+
+    def test_a_broken_flag_in_a_stored_run_holds_nothing_up(self, started: Side) -> None:
+        stored = [wire_sketch.output(4, b"\0\0\3", 10), wire_sketch.output(3, b"b"), wire_sketch.output(5, b"d")]
+        assert started.receive(*stored) == []
+        events = started.receive(wire_sketch.output(2, b"a"))
+        assert events == [
+            OutputReceived(b"a"),
+            OutputReceived(b"b"),
+            MessageDropped("a flag of 3 bytes"),
+            OutputReceived(b"d"),
+        ]
+        assert started.receive(wire_sketch.output(6, b"e")) == [OutputReceived(b"e")]
+
+
+class TestRejected:
+    """What is no good message is dropped without an answer; its sender's timer brings it again (3.3)."""
+
+    @pytest.mark.parametrize(
+        "data",
+        [
+            b"",
+            b"hello",
+            wire_sketch.output(2, b"payload")[:-1],
+            wire_sketch.output(2, b"payload")[:120],
+            wire_sketch.output(2, b"payload") + b"x",
+            wire_sketch.pack(Frame("output_stream_data", b"x", 2, 1), digest=bytes(32)),
+            wire_sketch.pack(Frame("output_stream_data", b"x", 2, 1, created=0)),
+            struct.pack(">I", 4000) + wire_sketch.output(2, b"payload")[4:],
+            bytes(4) + wire_sketch.output(2, b"payload")[4:],
+        ],
+        ids=["empty", "text", "truncated", "no payload", "oversized", "digest", "date", "beyond", "zero"],
+    )
+    def test_is_dropped_and_not_acknowledged(self, started: Side, data: bytes) -> None:
+        assert len(dropped(started.receive(data))) == 1
+        assert started.sent() == []
+        assert started.receive(wire_sketch.output(2, b"payload")) == [OutputReceived(b"payload")]
+
+    @pytest.mark.parametrize("kind", ["input_stream_data", "agent_session_state", "interactive_shell", "brand_new"])
+    def test_an_unknown_message_type_is_ignored(self, started: Side, kind: str) -> None:
+        assert dropped(started.receive(wire_sketch.pack(Frame(kind, b"x", 2, 1)))) == [f"unknown message type {kind!r}"]
+        assert started.sent() == []
+
+    def test_a_hundred_in_a_row_fail_the_session(self, started: Side) -> None:
+        events = started.receive(*[b"garbage"] * (MAX_REJECTED_IN_A_ROW - 1))
+        assert len(dropped(events)) == MAX_REJECTED_IN_A_ROW - 1
+        error = failure(started.receive(b"garbage"))
+        assert isinstance(error, RemoteProtocolError)
+        assert error.cause
+        assert started.channel.is_closed
+
+    def test_a_good_one_between_them_starts_the_count_anew(self, started: Side) -> None:
+        for _ in range(3):
+            started.receive(*[b"garbage"] * (MAX_REJECTED_IN_A_ROW - 1))
+            started.receive(wire_sketch.input_acknowledge(0))
+        assert not started.channel.is_closed
+
+    def test_nothing_of_a_payload_shows_in_events_about_it(self, started: Side) -> None:
+        broken = wire_sketch.pack(Frame("output_stream_data", b"secret", 2, 1), digest=bytes(32))
+        unknown = wire_sketch.output(2, b"secret", 11)
+        assert "secret" not in repr(started.receive(broken, unknown))
+
+
+class TestPause:
+    def test_holds_back_input_but_not_acknowledges(self, started: Side) -> None:
+        assert started.receive(PAUSE, now=SETTLED) == [PublicationChanged(paused=True)]
+        started.channel.send_input(b"x", SETTLED)
+        started.receive(wire_sketch.output(2, b"out"), now=SETTLED)
+        frames = started.sent(SETTLED)
+        assert (acknowledged(frames), inputs(frames)) == ([2], [])
+        assert started.receive(START, now=SETTLED + 1) == [PublicationChanged(paused=False)]
+        assert inputs(started.sent(SETTLED + 1)) == [(1, 1, b"x")]
+
+    def test_holds_back_what_is_numbered_but_not_sent(self, started: Side) -> None:
+        started.channel.send_input(b"x", SETTLED)
+        started.receive(PAUSE, now=SETTLED)
+        assert started.sent(SETTLED) == []
+        started.receive(START, now=SETTLED + 0.01)
+        assert inputs(started.sent(SETTLED + 0.01)) == [(1, 1, b"x")]
+
+    def test_holds_back_retransmissions(self, started: Side) -> None:
+        started.channel.send_input(b"x", SETTLED)
+        started.sent(SETTLED)
+        started.receive(PAUSE, now=SETTLED)
+        assert started.sent(SETTLED + 20) == []
+        started.receive(START, now=SETTLED + 20)
+        assert inputs(started.sent(SETTLED + 20)) == [(1, 1, b"x")]
+
+    def test_lapses_by_itself(self, started: Side) -> None:
+        started.receive(PAUSE, now=SETTLED)
+        started.channel.send_input(b"x", SETTLED)
+        lapse = SETTLED + PAUSE_LAPSE
+        assert started.channel.next_deadline() == lapse
+        started.channel.handle_deadline(lapse - 0.001)
+        assert started.sent(lapse - 0.001) == []
+        started.channel.handle_deadline(lapse)
+        assert started.channel.events() == [PublicationChanged(paused=False)]
+        assert inputs(started.sent(lapse)) == [(1, 1, b"x")]
+
+    def test_another_pause_begins_its_time_anew(self, started: Side) -> None:
+        started.receive(PAUSE, now=SETTLED)
+        started.receive(PAUSE, now=SETTLED + 10)
+        assert started.channel.next_deadline() == SETTLED + 10 + PAUSE_LAPSE
+
+    @pytest.mark.parametrize("sent_before", [False, True])
+    def test_does_not_keep_the_timer_busy(self, started: Side, sent_before: bool) -> None:
+        """A deadline in the past would make the driver spin for as long as the pause lasts."""
+        if sent_before:
+            started.channel.send_input(b"x", SETTLED)
+            started.sent(SETTLED)
+        started.receive(PAUSE, now=SETTLED)
+        started.channel.send_input(b"y", SETTLED)
+        assert started.channel.next_deadline() == SETTLED + PAUSE_LAPSE
+
+    def test_a_resume_ends_it(self, started: Side) -> None:
+        started.receive(PAUSE, now=SETTLED)
+        started.channel.send_input(b"x", SETTLED)
+        started.channel.open("token", SETTLED + 1)
+        assert inputs(started.sent(SETTLED + 1)) == [(1, 1, b"x")]
+
+    def test_with_a_short_header_as_the_service_sends_it(self, started: Side) -> None:
+        short = [
+            wire_sketch.pack(Frame(kind, b"{}", created=0), header_length=112, digest=bytes(32))
+            for kind in ("pause_publication", "start_publication")
+        ]
+        assert started.receive(*short) == [PublicationChanged(paused=True), PublicationChanged(paused=False)]
+
+    def test_loses_nothing(self, started: Side) -> None:
+        started.channel.send_input(b"a", SETTLED)
+        started.receive(PAUSE, now=SETTLED)
+        started.channel.send_input(b"b", SETTLED)
+        started.receive(START, now=SETTLED + 5)
+        started.channel.send_input(b"c", SETTLED + 5)
+        first = {seq: payload for seq, _, payload in inputs(started.sent(SETTLED + 5))}
+        assert first == {1: b"a", 2: b"b", 3: b"c"}
+
+
+class TestResume:
+    def test_all_that_is_unacknowledged_leaves_at_once_and_in_order(self, started: Side) -> None:
+        started.channel.send_input(bytes(5 * 1024), SETTLED)
+        before = started.channel.messages_to_send(SETTLED)
+        started.receive(wire_sketch.input_acknowledge(3), now=SETTLED)
+        started.channel.open("token", SETTLED + 100)
+        assert started.channel.messages_to_send(SETTLED + 100) == [*before[:2], *before[3:]]
+        assert started.channel.messages_to_send(SETTLED + 100) == []
+
+    def test_what_was_never_handed_out_leaves_once(self, started: Side) -> None:
+        started.channel.send_input(b"x", SETTLED)
+        started.channel.open("token", SETTLED + 1)
+        assert inputs(started.sent(SETTLED + 1)) == [(1, 1, b"x")]
+
+    def test_acknowledges_that_had_not_left_are_not_forgotten(self, started: Side) -> None:
+        started.receive(wire_sketch.output(2, b"a"), wire_sketch.output(3, b"b"))
+        started.channel.open("token", SETTLED)
+        assert acknowledged(started.sent(SETTLED)) == [2, 3]
+
+    def test_numbers_go_on_and_there_is_no_second_handshake(self, started: Side) -> None:
+        started.channel.open("token", SETTLED)
+        assert started.sent(SETTLED) == []
+        assert started.channel.is_started
+        started.channel.send_input(b"x", SETTLED)
+        assert inputs(started.sent(SETTLED)) == [(1, 1, b"x")]
+        assert started.receive(wire_sketch.output(2, b"y"), now=SETTLED) == [OutputReceived(b"y")]
+
+    def test_an_answer_to_the_handshake_goes_out_again(self) -> None:
+        side = Side()
+        side.receive(wire_sketch.output(0, wire_sketch.handshake_request(), 5))
+        first = inputs(side.sent())
+        side.channel.open("token", 2.0)
+        assert inputs(side.sent(2.0)) == first
+        assert side.channel.next_deadline() is not None
+
+
+class TestTerminate:
+    def test_sends_the_flag(self, started: Side) -> None:
+        started.channel.terminate(SETTLED)
+        assert inputs(started.sent(SETTLED)) == [(1, 10, b"\0\0\0\2")]
+        assert not started.channel.is_drained
+
+    def test_comes_behind_input_that_is_under_way(self, started: Side) -> None:
+        started.channel.send_input(b"x", SETTLED)
+        started.channel.terminate(SETTLED)
+        assert inputs(started.sent(SETTLED)) == [(1, 1, b"x"), (2, 10, b"\0\0\0\2")]
+
+    def test_comes_behind_input_that_still_waits(self, started: Side) -> None:
+        started.channel.send_input(b"x", 1.0)
+        started.channel.terminate(1.0)
+        assert started.sent(1.0) == []
+        assert inputs(started.sent(SETTLED)) == [(1, 1, b"x"), (2, 10, b"\0\0\0\2")]
+        assert started.sent(SETTLED) == []
+
+    def test_before_the_session_has_started_there_is_nothing_to_say(self) -> None:
+        side = Side()
+        side.channel.terminate(0.0)
+        assert side.sent() == []
+        side.receive(wire_sketch.output(0, wire_sketch.handshake_request(), 5))
+        side.sent()
+        side.channel.terminate(1.0)
+        assert side.sent() == []
+
+    def test_after_its_end_neither(self, started: Side) -> None:
+        started.receive(wire_sketch.pack(Frame("channel_closed", b"{}")))
+        started.channel.terminate(SETTLED)
+        assert started.sent(SETTLED) == []
+
+
+def closed(payload: bytes, **options: int) -> bytes:
+    return wire_sketch.pack(Frame("channel_closed", payload), **options)  # type: ignore[arg-type]
+
+
+class TestChannelClosed:
+    @pytest.mark.parametrize("header_length", [112, 116])
+    @pytest.mark.parametrize(
+        ("payload", "reason"), [(b'{"Output":""}', ""), (b'{"Output":"idle"}', "idle"), (b"{", "")]
+    )
+    def test_ends_the_session(self, started: Side, payload: bytes, reason: str, header_length: int) -> None:
+        assert started.receive(closed(payload, header_length=header_length)) == [ChannelClosed(reason)]
+        assert started.channel.is_closed
+        assert started.channel.next_deadline() is None
+
+    def test_may_come_before_anything_else(self) -> None:
+        side = Side()
+        assert side.receive(closed(b'{"Output":"no such document"}')) == [ChannelClosed("no such document")]
+
+    def test_output_before_it_is_delivered_and_acknowledged(self, started: Side) -> None:
+        events = started.receive(wire_sketch.output(2, b"bye"), closed(b"{}"))
+        assert events == [OutputReceived(b"bye"), ChannelClosed("")]
+        assert acknowledged(started.sent()) == [2]
+
+    @pytest.mark.parametrize("end", [closed(b"{}"), b"garbage"], ids=["closed", "failed"])
+    def test_nothing_happens_after_an_end(self, started: Side, end: bytes) -> None:
+        started.channel.send_input(b"x", SETTLED)
+        started.receive(*[end] * MAX_REJECTED_IN_A_ROW, now=SETTLED)
+        started.sent(SETTLED)
+        assert started.channel.is_closed
+        after: list[Callable[[], object]] = [
+            lambda: started.channel.receive(wire_sketch.output(2, b"late"), 3.0),
+            lambda: started.channel.receive(b"garbage", 3.0),
+            lambda: started.channel.handle_deadline(1000.0),
+            lambda: started.channel.send_input(b"late", 3.0),
+        ]
+        for call in after:
+            call()
+            assert started.channel.events() == []
+            assert started.sent(1000.0) == []
+            assert started.channel.next_deadline() is None
+
+    def test_input_that_was_ready_still_leaves_when_the_session_fails(self, started: Side) -> None:
+        started.channel.send_input(b"x", SETTLED)
+        started.receive(*[b"garbage"] * MAX_REJECTED_IN_A_ROW, now=SETTLED)
+        assert inputs(started.sent(SETTLED)) == [(1, 1, b"x")]
+
+    def test_a_failure_in_a_stored_run_ends_the_run(self) -> None:
+        side = Side()
+        side.receive(wire_sketch.output(1, b"$ "), wire_sketch.output(2, b"$ "))
+        events = side.receive(wire_sketch.output(0, b"{broken", 5))
+        assert [type(event) for event in events] == [SessionFailed]
