@@ -48,6 +48,8 @@ as SSH servers do, this wait has to do. It is longer than the gap that was measu
 may take that long to be scheduled, and costs nothing where the server speaks first."""
 PAUSE_LAPSE = 30.0
 """When a pause_publication is never followed by a start_publication, sending starts again after this (5.7)."""
+RECENT_ACKNOWLEDGES = 1024
+"""What an agent sends in one second; about 300 kB."""
 MAX_REJECTED_IN_A_ROW = 100
 """Rejected messages are dropped and come again by their sender's timer (3.3); so many without a good one between them
 mean that we do not speak the same protocol."""
@@ -84,6 +86,7 @@ class DataChannel:
         self._incoming = Incoming()
         self._events: list[Event] = []
         self._acknowledges: list[bytes] = []
+        self._recent_acknowledges: deque[bytes] = deque(maxlen=RECENT_ACKNOWLEDGES)
         self._ready: list[bytes] = []  # numbered, stored, not yet handed to the driver
         self._waiting: deque[bytes] = deque()  # input that may not be sent yet
         self._waiting_bytes = 0
@@ -104,8 +107,10 @@ class DataChannel:
         """
         if self._was_opened:
             # What was handed to the lost connection is in the store; what was not is there as well.
-            # Acknowledges that wait stay: the agent brings unacknowledged messages again one by one (5.5).
             self._ready = self._outgoing.resend_all(now)
+            # The last acknowledges may be lost as well. The agent would bring each of their messages again, one every
+            # 100 ms (5.5), before it comes to those that really are missing: so they are all said again.
+            self._acknowledges = list(self._recent_acknowledges)
             self._paused_until = None
         else:
             self._was_opened = True
@@ -377,10 +382,8 @@ class DataChannel:
         payload = encode_acknowledge(
             Acknowledge(message.message_type, format_uuid(message.message_id), message.sequence_number)
         )
-        self._acknowledges.append(
-            encode_agent_message(
-                AgentMessage(
-                    MessageType.ACKNOWLEDGE, payload, self._new_message_id(), self._wall_clock_ms(), flags=SYN_FIN
-                )
-            )
+        data = encode_agent_message(
+            AgentMessage(MessageType.ACKNOWLEDGE, payload, self._new_message_id(), self._wall_clock_ms(), flags=SYN_FIN)
         )
+        self._acknowledges.append(data)
+        self._recent_acknowledges.append(data)

@@ -38,6 +38,7 @@ class Replay:
         self.events: list[Event] = []
         self.openings: list[dict[str, str]] = []
         self.resent_at_once: list[bytes] = []
+        self.acknowledged_again: list[bytes] = []
         self._early: dict[int, bytes] = {}
         self._withheld_from = withhold_acknowledges_from
         typed = set()
@@ -47,7 +48,9 @@ class Replay:
                 before = len(self.raw)
                 self.openings.append(json.loads(channel.open("token", record.t)))
                 self._drain(record.t)
-                self.resent_at_once = self.raw[before:]
+                at_once = [(data, wire_sketch.unpack(data)) for data in self.raw[before:]]
+                self.resent_at_once = [data for data, frame in at_once if frame.kind == "input_stream_data"]
+                self.acknowledged_again = [frame.payload for _, frame in at_once if frame.kind == "acknowledge"]
             elif record.data and record.to == "client" and record.arrived:
                 self._receive(record)
             elif record.kind == "input_stream_data" and record.payload_type == 1 and record.seq not in typed:
@@ -141,7 +144,12 @@ class TestStreamSessions:
         assert sum(payload_type == 6 for _, payload_type, _ in ours) == 1
 
     def test_acknowledges_are_the_recorded_ones_and_one_for_each_repeat(self, name: str) -> None:
-        ours = Replay(name, make_channel()).acknowledge_payloads()
+        replay = Replay(name, make_channel())
+        ours = replay.acknowledge_payloads()
+        if again := replay.acknowledged_again:  # said again at the resume, in case they were lost
+            start = next(i for i in range(1, len(ours)) if ours[i : i + len(again)] == again)
+            assert ours[:start] == again
+            del ours[start : start + len(again)]
         arrived = arrived_outputs(name)
         assert ours == [acknowledge_payload(record) for record in arrived]
         theirs = recorded_acknowledges(name)

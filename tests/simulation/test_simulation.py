@@ -334,8 +334,20 @@ class TestResume:
         pair.resume()
         took = pair.run(lambda: pair.is_at_rest)
         assert took < 0.25  # one round trip; the official client would need some 40 s
-        assert pair.up.sent_count - before == 391
+        assert pair.up.sent_count - before == 391 + 2  # and the two acknowledges of the handshake
         assert pair.agent.received == data
+
+    def test_acknowledges_that_were_lost_cost_the_agent_one_round_trip(self) -> None:
+        pair = started(up=Link(latency=0.1), down=Link(latency=0.1))
+        data = some_bytes(200 * 1024)
+        pair.agent.send(data, pair.now)
+        pair.settle()
+        pair.run(lambda: pair.received == data)
+        pair.cut()  # with every acknowledge under way
+        pair.advance_to(pair.now + 5)
+        pair.resume()
+        took = pair.run(lambda: pair.agent.is_drained)
+        assert took < 0.5  # its own timer would bring the 200 messages again one by one, for 20 s
 
     def test_during_the_handshake(self) -> None:
         pair = Pair(agent=ModelAgent(complete_after=1.0))

@@ -16,6 +16,7 @@ from ssm_proxy.channel.data_channel import (
     MAX_PAYLOAD_BYTES,
     MAX_REJECTED_IN_A_ROW,
     PAUSE_LAPSE,
+    RECENT_ACKNOWLEDGES,
     SETTLE_TIME,
     DataChannel,
 )
@@ -639,7 +640,11 @@ class TestResume:
         before = started.channel.messages_to_send(SETTLED)
         started.receive(wire_sketch.input_acknowledge(3), now=SETTLED)
         started.channel.open("token", SETTLED + 100)
-        assert started.channel.messages_to_send(SETTLED + 100) == [*before[:2], *before[3:]]
+        sent = started.channel.messages_to_send(SETTLED + 100)
+        assert [data for data in sent if wire_sketch.unpack(data).kind == "input_stream_data"] == [
+            *before[:2],
+            *before[3:],
+        ]
         assert started.channel.messages_to_send(SETTLED + 100) == []
 
     def test_what_was_never_handed_out_leaves_once(self, started: Side) -> None:
@@ -647,14 +652,24 @@ class TestResume:
         started.channel.open("token", SETTLED + 1)
         assert inputs(started.sent(SETTLED + 1)) == [(1, 1, b"x")]
 
-    def test_acknowledges_that_had_not_left_are_not_forgotten(self, started: Side) -> None:
-        started.receive(wire_sketch.output(2, b"a"), wire_sketch.output(3, b"b"))
+    def test_the_last_acknowledges_are_said_again_once(self, started: Side) -> None:
+        started.receive(wire_sketch.output(2, b"a"))
+        started.sent(SETTLED)
+        started.receive(wire_sketch.output(3, b"b"))
         started.channel.open("token", SETTLED)
-        assert acknowledged(started.sent(SETTLED)) == [2, 3]
+        assert acknowledged(started.sent(SETTLED)) == [0, 1, 2, 3]
+        assert acknowledged(started.sent(SETTLED)) == []
+
+    def test_no_more_acknowledges_are_said_again_than_are_kept(self, started: Side) -> None:
+        last = 2 + RECENT_ACKNOWLEDGES
+        started.receive(*(wire_sketch.output(number, b"a") for number in range(2, last + 1)))
+        started.sent(SETTLED)
+        started.channel.open("token", SETTLED)
+        assert acknowledged(started.sent(SETTLED)) == list(range(3, last + 1))
 
     def test_numbers_go_on_and_there_is_no_second_handshake(self, started: Side) -> None:
         started.channel.open("token", SETTLED)
-        assert started.sent(SETTLED) == []
+        assert inputs(started.sent(SETTLED)) == []
         assert started.channel.is_started
         started.channel.send_input(b"x", SETTLED)
         assert inputs(started.sent(SETTLED)) == [(1, 1, b"x")]
