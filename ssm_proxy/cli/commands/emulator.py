@@ -1,0 +1,179 @@
+"""``ssm-proxy emulator``: Session Manager and managed nodes on this machine."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import shlex
+import signal
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from ssm_proxy.errors import ConfigurationError, UsageError
+
+if TYPE_CHECKING:
+    from ssm_proxy.emulator import Emulator
+
+_DESCRIPTION: Final = """\
+Play the Session Manager service, its agents and their managed nodes on this machine, for tests and for trying things
+out. Port 22 of a node is an embedded SSH server that runs commands as the current user, or any address given with
+--node; other ports of a node are those of 127.0.0.1. It listens on loopback, until Ctrl-C."""
+
+_EPILOG: Final = """\
+examples:
+  ssm-proxy emulator
+  ssm-proxy emulator --node i-0123456789abcdef0=127.0.0.1:2222 --tls
+  ssm-proxy emulator --agent-pacing none --fault drop_after_bytes=5000000 --fault drop_manner=close-1000
+  curl -d '{"delay_ms": 50}' http://127.0.0.1:8022/_emulator/faults
+  curl -d '{"side": "client", "manner": "reset"}' http://127.0.0.1:8022/_emulator/drop
+  curl http://127.0.0.1:8022/_emulator/statistics
+"""
+
+
+def add_parser(subparsers: Any) -> None:
+    """Add the sub-command ``emulator`` to an argparse tree."""
+    parser: argparse.ArgumentParser = subparsers.add_parser(
+        "emulator",
+        add_help=False,
+        help="play service and managed nodes on this machine",
+        description=_DESCRIPTION,
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("-h", "--help", action=_Help, nargs=0, help="show this help message, with all faults, and exit")
+    parser.add_argument("--host", default=None, help="address to listen on (default: 127.0.0.1)")
+    parser.add_argument("--port", type=int, default=0, help="port to listen on (default: any free one)")
+    parser.add_argument(
+        "--node",
+        action="append",
+        default=[],
+        metavar="ID[=HOST:PORT]",
+        help="a managed node and what its port 22 is; ID=offline is one that is not connected; repeatable "
+        "(default: i-0123456789abcdef0 and mi-0123456789abcdef0 with the embedded SSH server)",
+    )
+    parser.add_argument(
+        "--credentials", metavar="KEY:SECRET[:TOKEN]", help="what signatures are checked against (default: emulator)"
+    )
+    parser.add_argument(
+        "--require-signed-open", action="store_true", help="refuse WebSocket openings without a signature (HTTP 403)"
+    )
+    parser.add_argument("--tls", action="store_true", help="https and wss, with a throwaway certificate authority")
+    parser.add_argument(
+        "--authorized-keys",
+        type=Path,
+        metavar="FILE",
+        help="public keys that the embedded SSH server lets in (default: a key pair made for this run)",
+    )
+    parser.add_argument(
+        "--agent-pacing",
+        default="real",
+        metavar="real|none|TIME",
+        help="pause of the agent after each message of at most 1024 bytes: real is 1ms (default), none, or such as 8ms",
+    )
+    parser.add_argument(
+        "--fault",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="something that goes wrong, from the list below; repeatable",
+    )
+    parser.add_argument("--seed", type=int, default=0, help="makes accidents repeat (default: 0)")
+    parser.add_argument("--json", action="store_true", help="print one line of JSON at the start instead of text")
+    parser.add_argument("-v", "--verbose", action="count", default=0, help="log the conversation; -vv each message")
+    parser.set_defaults(run=run)
+
+
+class _Help(argparse.Action):
+    """Show the help with the faults, which only the emulator itself knows and which is imported for that alone."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        try:
+            from ssm_proxy.emulator.faults import describe_faults
+        except ModuleNotFoundError as error:
+            parser.exit(0, f"{parser.format_help()}\n{_not_installed(error).hint}\n")
+        parser.epilog = f"faults and their defaults:\n{describe_faults()}\n\n{parser.epilog}"
+        parser.print_help()
+        parser.exit()
+
+
+def _not_installed(error: ModuleNotFoundError) -> ConfigurationError:
+    return ConfigurationError(
+        "the emulator is not installed", cause=str(error), hint="pip install 'ssm-proxy[emulator]'"
+    )
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Run until SIGINT or SIGTERM; give the exit status.
+
+    Raises:
+        UsageError: an option does not fit.
+        ConfigurationError: the extra is not installed, or the address is not free.
+    """
+    try:
+        from ssm_proxy import emulator
+        from ssm_proxy.emulator.faults import parse_faults
+        from ssm_proxy.emulator.options import DEFAULT_NODES, parse_credentials, parse_node, parse_pacing
+    except ModuleNotFoundError as error:
+        raise _not_installed(error) from error
+    if not 0 <= arguments.port < 65536:
+        raise UsageError(f"{arguments.port} is no port")
+    changes: dict[str, Any] = {}
+    if arguments.credentials is not None:
+        changes["credentials"] = parse_credentials(arguments.credentials)
+    options = emulator.EmulatorOptions(
+        host=arguments.host or "127.0.0.1",
+        port=arguments.port,
+        nodes=tuple(parse_node(text) for text in arguments.node) or DEFAULT_NODES,
+        require_signed_open=arguments.require_signed_open,
+        tls=arguments.tls,
+        authorized_keys=arguments.authorized_keys,
+        agent_pace_s=parse_pacing(arguments.agent_pacing),
+        faults=parse_faults(arguments.fault),
+        seed=arguments.seed,
+        **changes,
+    )
+    _start_logging(arguments.verbose)
+    stop = threading.Event()
+    handlers = {each: signal.signal(each, lambda *_: stop.set()) for each in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        with emulator.Emulator(options) as running:
+            _announce(running, [node.node_id for node in options.nodes if node.is_online], arguments.json)
+            stop.wait()
+    finally:
+        for each, handler in handlers.items():
+            signal.signal(each, handler)
+    return 0
+
+
+def _start_logging(verbosity: int) -> None:
+    if not verbosity:
+        return
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
+    logger = logging.getLogger("ssm_proxy.emulator")
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO if verbosity == 1 else logging.DEBUG)
+
+
+def _announce(running: Emulator, nodes: list[str], as_json: bool) -> None:
+    environment = running.environment()
+    arguments = ["ssh", "-o", "ProxyCommand=ssm-proxy proxy %h %p", "-o", f"UserKnownHostsFile={running.known_hosts}"]
+    if running.identity_file is not None:
+        arguments += ["-o", "IdentitiesOnly=yes", "-i", str(running.identity_file)]
+    example = shlex.join([*arguments, nodes[0]]) if nodes else ""
+    if as_json:
+        values = {
+            "environment": environment,
+            "endpoint_url": running.endpoint_url,
+            "nodes": nodes,
+            "identity_file": str(running.identity_file) if running.identity_file is not None else None,
+            "known_hosts": str(running.known_hosts),
+            "example": example,
+        }
+        print(json.dumps(values), flush=True)
+        return
+    print("\n".join(f"export {name}={shlex.quote(value)}" for name, value in environment.items()))
+    print(f"# managed nodes: {', '.join(nodes) or 'none'}")
+    print(f"# for example:\n#   {example}\n# Ctrl-C ends it", flush=True)

@@ -1,0 +1,336 @@
+"""The operations of the Systems Manager API, on values: no HTTP here.
+
+Source: docs/PROTOCOL.md section 1.1, the public API reference for limits and error names.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import re
+import time
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
+from typing import Any, Final, Protocol
+
+from ssm_proxy.emulator.documents import ParameterError, SessionDocument, resolve_properties
+from ssm_proxy.emulator.faults import Faults
+from ssm_proxy.emulator.handshake import AGENT_VERSION
+from ssm_proxy.emulator.options import Node
+from ssm_proxy.emulator.session_table import OWNER, Session, SessionTable
+
+Answer = dict[str, Any]
+_DOCUMENT_NAME: Final = r"[a-zA-Z0-9_\-.:/]{3,128}"
+_DEFAULT_DOCUMENT: Final = "SSM-SessionManagerRunShell"
+_ACTIVE: Final = frozenset({"Connected", "Connecting", "Disconnected"})
+
+
+class ServiceError(Exception):
+    """An answer of the API that is no success.
+
+    Args:
+        error_type: name of the error, as clients match it.
+        message: its text.
+        status: HTTP status.
+    """
+
+    def __init__(self, error_type: str, message: str, *, status: int = 400) -> None:
+        super().__init__(message)
+        self.error_type = error_type
+        self.message = message
+        self.status = status
+
+
+class SessionStarter(Protocol):
+    """What the operations ask of the data plane."""
+
+    def session_started(self, session: Session) -> None: ...
+    def terminate(self, session: Session) -> None: ...
+    def stream_path(self, session: Session) -> str: ...
+
+
+class ControlPlane:
+    """Answers calls by name.
+
+    Args:
+        nodes: by identifier; asked anew each time.
+        documents: session documents by name.
+        sessions: the table they are kept in.
+        data_plane: starts and ends what stands behind a session.
+        faults: asked anew each time.
+    """
+
+    def __init__(
+        self,
+        *,
+        nodes: Mapping[str, Node],
+        documents: Mapping[str, SessionDocument],
+        sessions: SessionTable,
+        data_plane: SessionStarter,
+        faults: Callable[[], Faults],
+    ) -> None:
+        self._nodes = nodes
+        self._documents = documents
+        self._sessions = sessions
+        self._data_plane = data_plane
+        self._faults = faults
+        self._start_calls = 0
+        self._operations: dict[str, Callable[[Mapping[str, Any]], Answer]] = {
+            "StartSession": self._start_session,
+            "ResumeSession": self._resume_session,
+            "TerminateSession": self._terminate_session,
+            "DescribeSessions": self._describe_sessions,
+            "DescribeInstanceInformation": self._describe_instance_information,
+            "GetConnectionStatus": self._get_connection_status,
+        }
+
+    def faults_changed(self) -> None:
+        """Count the calls of ``throttle_start`` anew."""
+        self._start_calls = 0
+
+    def call(self, operation: str, request: Mapping[str, Any]) -> Answer:
+        """Answer one call. A StreamUrl in the answer is a path; who knows the listener makes it whole.
+
+        Raises:
+            ServiceError: what the caller gets instead.
+        """
+        method = self._operations.get(operation)
+        if method is None:
+            raise ServiceError("UnknownOperationException", f"The operation {operation} is not known.")
+        if operation in self._faults().deny.split(","):
+            raise ServiceError(
+                "AccessDeniedException",
+                f"User: {OWNER} is not authorized to perform: ssm:{operation} because no identity-based policy allows "
+                f"the ssm:{operation} action",
+            )
+        return method(request)
+
+    # --- sessions ------------------------------------------------------------------------------------------------
+
+    def _start_session(self, request: Mapping[str, Any]) -> Answer:
+        target = _text(request, "Target", largest=400, required=True)
+        name = _text(request, "DocumentName", pattern=_DOCUMENT_NAME) or _DEFAULT_DOCUMENT
+        reason = _text(request, "Reason", largest=256, pattern=r".{1,256}")
+        parameters = _parameters(request)
+        limit = self._faults().throttle_start
+        if limit:
+            self._start_calls += 1
+            if limit < 0 or self._start_calls <= limit:
+                raise ServiceError("ThrottlingException", "Rate exceeded")
+        document = self._documents.get(name)
+        if document is None:
+            raise ServiceError("InvalidDocument", f"Document with name {name} does not exist.")
+        try:
+            properties = resolve_properties(document, parameters)
+        except ParameterError as error:
+            raise ServiceError("InvalidParameters", str(error)) from error
+        node = self._nodes.get(target)
+        if node is None or not node.is_online:
+            raise ServiceError("TargetNotConnected", f"{target} is not connected.")
+        session = self._sessions.add(
+            node=node, document_name=name, document=document, properties=properties, reason=reason
+        )
+        self._data_plane.session_started(session)
+        return self._with_token(session)
+
+    def _resume_session(self, request: Mapping[str, Any]) -> Answer:
+        session = self._session(request)
+        refusal = self._faults().refuse_resume
+        if refusal == "error":
+            raise ServiceError("InternalServerError", "An error occurred on the server side.", status=500)
+        if refusal == "throttle":
+            raise ServiceError("ThrottlingException", "Rate exceeded")
+        if session.is_over or refusal == "gone":
+            return {"SessionId": session.session_id}
+        return self._with_token(session)
+
+    def _terminate_session(self, request: Mapping[str, Any]) -> Answer:
+        session = self._session(request)
+        self._data_plane.terminate(session)
+        return {"SessionId": session.session_id}
+
+    def _with_token(self, session: Session) -> Answer:
+        return {
+            "SessionId": session.session_id,
+            "StreamUrl": self._data_plane.stream_path(session),
+            "TokenValue": self._sessions.issue_token(session),
+        }
+
+    def _session(self, request: Mapping[str, Any]) -> Session:
+        session_id = _text(request, "SessionId", largest=96, required=True)
+        session = self._sessions.find(session_id)
+        if session is None:
+            raise ServiceError("DoesNotExistException", f"Session {session_id} does not exist.")
+        return session
+
+    def _describe_sessions(self, request: Mapping[str, Any]) -> Answer:
+        state = _text(request, "State", required=True)
+        if state not in ("Active", "History"):
+            raise _invalid(state, "state", "Member must satisfy enum value set: [Active, History]")
+        sessions = [each for each in self._sessions.all() if (each.status in _ACTIVE) == (state == "Active")]
+        for wanted in _list(request, "Filters", largest=6):
+            sessions = [each for each in sessions if _matches(each, wanted)]
+        page, token = _page(sessions[::-1], request, smallest=1, largest=200, default=50)
+        return _without_none({"Sessions": [_session_value(each) for each in page], "NextToken": token})
+
+    # --- nodes ---------------------------------------------------------------------------------------------------
+
+    def _get_connection_status(self, request: Mapping[str, Any]) -> Answer:
+        target = _text(request, "Target", largest=400, required=True)
+        node = self._nodes.get(target)
+        return {"Target": target, "Status": "connected" if node is not None and node.is_online else "notconnected"}
+
+    def _describe_instance_information(self, request: Mapping[str, Any]) -> Answer:
+        values = [_node_value(each) for each in self._nodes.values()]
+        filters = [(each.get("Key"), each.get("Values")) for each in _list(request, "Filters")]
+        filters += [(each.get("key"), each.get("valueSet")) for each in _list(request, "InstanceInformationFilterList")]
+        members = {
+            "InstanceIds": "InstanceId",
+            "PingStatus": "PingStatus",
+            "PlatformTypes": "PlatformType",
+            "AgentVersion": "AgentVersion",
+            "ResourceType": "ResourceType",
+        }
+        for key, wanted in filters:
+            if not isinstance(wanted, list) or not wanted:
+                raise ServiceError("InvalidInstanceInformationFilterValue", "The filter has no values.")
+            if isinstance(key, str) and key.startswith("tag"):
+                values = []  # nodes of the emulator have no tags
+            elif key not in members:
+                raise ServiceError("InvalidFilterKey", f"The filter key {key} is not valid.")
+            else:
+                values = [each for each in values if each[members[key]] in wanted]
+        page, token = _page(values, request, smallest=5, largest=50, default=50)
+        return _without_none({"InstanceInformationList": page, "NextToken": token})
+
+
+def _node_value(node: Node) -> Answer:
+    is_hybrid = node.node_id.startswith("mi-")
+    return {
+        "InstanceId": node.node_id,
+        "PingStatus": "Online" if node.is_online else "ConnectionLost",
+        "LastPingDateTime": time.time() if node.is_online else time.time() - 3 * 3600,
+        "AgentVersion": AGENT_VERSION,
+        "IsLatestVersion": True,
+        "PlatformType": "Linux",
+        "PlatformName": "Emulator",
+        "PlatformVersion": "1",
+        "ResourceType": "ManagedInstance" if is_hybrid else "EC2Instance",
+        "IPAddress": "127.0.0.1",
+        "ComputerName": "localhost",
+    }
+
+
+def _session_value(session: Session) -> Answer:
+    return _without_none(
+        {
+            "SessionId": session.session_id,
+            "Target": session.node.node_id,
+            "Status": session.status,
+            "StartDate": session.start_date,
+            "EndDate": session.end_date,
+            "DocumentName": session.document_name,
+            "Owner": OWNER,
+            "Reason": session.reason or None,
+            "Details": session.details or None,
+        }
+    )
+
+
+def _matches(session: Session, wanted: Mapping[str, Any]) -> bool:
+    key, value = wanted.get("key"), wanted.get("value")
+    if not isinstance(value, str) or not 1 <= len(value) <= 400:
+        raise ServiceError("InvalidFilterKey", "A filter has no value.")
+    members = {
+        "Target": session.node.node_id,
+        "Owner": OWNER,
+        "Status": session.status,
+        "SessionId": session.session_id,
+        "AccessType": "Standard",
+    }
+    if key in members:
+        return members[key] == value
+    if key not in ("InvokedAfter", "InvokedBefore"):
+        raise ServiceError("InvalidFilterKey", f"The filter key {key} is not valid.")
+    try:
+        moment = datetime.fromisoformat(value.replace("Z", "+00:00")).timestamp()
+    except ValueError:
+        raise ServiceError("InvalidFilterKey", f"The filter value {value} is no time.") from None
+    return session.start_date >= moment if key == "InvokedAfter" else session.start_date <= moment
+
+
+# --- validation ----------------------------------------------------------------------------------------------------
+
+
+def _invalid(value: object, member: str, constraint: str) -> ServiceError:
+    shown = "null" if value is None else f"'{value}'"
+    return ServiceError(
+        "ValidationException",
+        f"1 validation error detected: Value {shown} at '{member}' failed to satisfy constraint: {constraint}",
+    )
+
+
+def _text(
+    request: Mapping[str, Any], name: str, *, largest: int | None = None, required: bool = False, pattern: str = ""
+) -> str:
+    value = request.get(name)
+    member = name[0].lower() + name[1:]
+    if value is None:
+        if required:
+            raise _invalid(None, member, "Member must not be null")
+        return ""
+    if not isinstance(value, str):
+        raise ServiceError("SerializationException", f"{name} is not a string")
+    if not value:
+        raise _invalid(value, member, "Member must have length greater than or equal to 1")
+    if largest is not None and len(value) > largest:
+        raise _invalid(value, member, f"Member must have length less than or equal to {largest}")
+    if pattern and not re.fullmatch(pattern, value):
+        raise _invalid(value, member, f"Member must satisfy regular expression pattern: ^{pattern}$")
+    return value
+
+
+def _list(request: Mapping[str, Any], name: str, *, largest: int | None = None) -> Sequence[Mapping[str, Any]]:
+    value = request.get(name)
+    if value is None:
+        return ()
+    if not isinstance(value, list) or not all(isinstance(each, dict) for each in value):
+        raise ServiceError("SerializationException", f"{name} is not a list of structures")
+    if largest is not None and not 1 <= len(value) <= largest:
+        raise _invalid(value, name.lower(), f"Member must have length between 1 and {largest}")
+    return value
+
+
+def _parameters(request: Mapping[str, Any]) -> Mapping[str, Sequence[str]]:
+    value = request.get("Parameters")
+    if value is None:
+        return {}
+    if not isinstance(value, dict):
+        raise ServiceError("SerializationException", "Parameters is not a map")
+    for name, texts in value.items():
+        if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
+            raise ServiceError("SerializationException", "a value of Parameters is not a list of strings")
+        if not 1 <= len(name) <= 255:
+            raise _invalid(name, "parameters", "Map keys must have length between 1 and 255")
+    return value
+
+
+def _page(
+    values: Sequence[Any], request: Mapping[str, Any], *, smallest: int, largest: int, default: int
+) -> tuple[Sequence[Any], str | None]:
+    count = request.get("MaxResults", default)
+    if type(count) is not int or not smallest <= count <= largest:
+        raise _invalid(count, "maxResults", f"Member must have value between {smallest} and {largest}")
+    start = 0
+    if (token := request.get("NextToken")) is not None:
+        try:
+            start = int(base64.b64decode(token, validate=True))
+        except (binascii.Error, ValueError, TypeError):
+            raise ServiceError("InvalidNextToken", "The specified token is not valid.") from None
+    end = start + count
+    following = base64.b64encode(str(end).encode()).decode() if end < len(values) else None
+    return values[start:end], following
+
+
+def _without_none(values: Answer) -> Answer:
+    return {name: value for name, value in values.items() if value is not None}

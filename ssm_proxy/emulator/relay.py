@@ -1,0 +1,262 @@
+"""The service between the two sockets of a session: relays bytes unchanged, and speaks up itself where it must.
+
+Source: docs/PROTOCOL.md sections 0, 3.2, 4.1, 9.1 and 11.8.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import datetime
+import functools
+import json
+import logging
+import time
+import uuid
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from ssm_proxy.emulator.agent_session import AgentSession, Dial
+from ssm_proxy.emulator.client_connection import ClientConnection
+from ssm_proxy.emulator.faults import Faults
+from ssm_proxy.emulator.session_table import Session
+from ssm_proxy.wire.agent_message import AgentMessage, encode_agent_message
+from ssm_proxy.wire.constants import HEADER_LENGTH, SHORT_HEADER_LENGTH, SYN_FIN, MessageType
+from ssm_proxy.wire.payloads import ChannelClosedPayload, encode_channel_closed
+
+_LOG = logging.getLogger("ssm_proxy.emulator.service")
+_LINGER_S: Final = 0.5
+"""From channel_closed to the end of the client's socket."""
+_STREAM: Final = (MessageType.INPUT.encode(), MessageType.OUTPUT.encode())
+_STATE: Final = MessageType.AGENT_SESSION_STATE.encode()
+
+
+class SessionRelay:
+    """Joins one client at a time with the agent of the session.
+
+    Args:
+        session: its status follows what happens here.
+        address_of: where ports of the node are.
+        pace_s: the agent's pause.
+        faults: asked anew each time.
+        ended: called once, with status and text, when the session is over.
+    """
+
+    def __init__(
+        self,
+        session: Session,
+        *,
+        address_of: Dial,
+        pace_s: float,
+        faults: Callable[[], Faults],
+        ended: Callable[[str, str], None],
+    ) -> None:
+        self.session = session
+        self._faults = faults
+        self._ended = ended
+        self._loop = asyncio.get_running_loop()
+        self._client: ClientConnection | None = None
+        self._is_agent_here = False
+        self._timers: set[asyncio.TimerHandle] = set()
+        self._last_stream = self._loop.time()
+        self._was_disturbed = False
+        self._logs_messages = _LOG.isEnabledFor(logging.DEBUG)
+        self.agent = AgentSession(
+            session_id=session.session_id,
+            document=session.document,
+            properties=session.properties,
+            address_of=address_of,
+            uplink=self,
+            pace_s=pace_s,
+            faults=faults,
+            defects=session.defects,
+            counts=session.counts,
+        )
+        self._is_agent_started = False
+
+    # --- the client's side ---------------------------------------------------------------------------------------
+
+    @property
+    def client(self) -> ClientConnection | None:
+        return self._client
+
+    def client_joined(self, connection: ClientConnection) -> None:
+        """Take a client whose opening was in order; an older one of the same session has to go."""
+        if self._client is not None:
+            _LOG.info("= %s another connection takes over", self.session.session_id)
+            self._client.close()
+        self._client = connection
+        self.session.connections += 1
+        self.session.status = "Connected" if self._is_agent_started else "Connecting"
+        if not self._is_agent_started:
+            self._is_agent_started = self._is_agent_here = True
+            self.tell_client(MessageType.START_PUBLICATION)
+            self.agent.start()
+        elif self._is_agent_here:
+            self.tell_agent(MessageType.START_PUBLICATION)
+            self.tell_client(MessageType.START_PUBLICATION)
+
+    def client_left(self, connection: ClientConnection) -> None:
+        """The socket has gone; the session stays, and the agent is told to pause."""
+        if self._client is not connection:
+            return
+        self._client = None
+        if not self.session.is_over:
+            self.session.status = "Disconnected"
+            self.tell_agent(MessageType.PAUSE_PUBLICATION)
+
+    def from_client(self, message: bytes) -> None:
+        if self.session.is_over:
+            return
+        if self._logs_messages:
+            self._log("<", [message])
+        if message.startswith(_STREAM, 4):
+            self._last_stream = self._loop.time()
+            if not self._was_disturbed:
+                self._was_disturbed = True
+                self.disturb()
+        if self._is_agent_here:
+            self.agent.deliver(message)
+
+    async def room_for_input(self) -> None:
+        if not self.agent.has_room:
+            await self.agent.room()
+
+    # --- the agent's side (its uplink) ---------------------------------------------------------------------------
+
+    def send(self, messages: Sequence[bytes]) -> None:
+        if messages and messages[0].startswith(_STATE, 4):
+            self.session.status = "Connected"  # for the service alone, never forwarded (11.8)
+            return
+        if self._client is None or not self._is_agent_here:
+            return  # dropped: both ends survive loss (13)
+        if self._logs_messages:
+            self._log(">", messages)
+        self._last_stream = self._loop.time()
+        self._client.send(messages)
+
+    async def room(self) -> None:
+        if self._client is not None:
+            await self._client.room()
+
+    def task_complete(self, status: str, output: str) -> None:
+        self.finish("Terminated" if status == "Success" else "Failed", "" if status == "Success" else output)
+
+    def cut_agent(self, away_s: float) -> None:
+        """Lose the agent's connection, and what is under way on it, for a while."""
+        if not self._is_agent_here or self.session.is_over:
+            return
+        _LOG.info("= %s agent connection cut for %.3f s", self.session.session_id, away_s)
+        self._is_agent_here = False
+        self.agent.connection_lost()
+        self.tell_client(MessageType.PAUSE_PUBLICATION)
+        self._later(away_s, self._agent_returns)
+
+    def _agent_returns(self) -> None:
+        self._is_agent_here = True
+        self.agent.connection_restored()
+        if self._client is not None:
+            self.tell_agent(MessageType.START_PUBLICATION)
+        self.tell_client(MessageType.START_PUBLICATION)
+
+    def _log(self, arrow: str, messages: Sequence[bytes]) -> None:
+        for message in messages:
+            kind = message[4:36].decode("ascii", "replace").strip(" \0")
+            number, size = int.from_bytes(message[48:56], "big"), max(0, len(message) - HEADER_LENGTH - 4)
+            _LOG.debug("%s %s %s seq=%d %d bytes", arrow, self.session.session_id, kind, number, size)
+
+    # --- the service's own messages ------------------------------------------------------------------------------
+
+    def tell_client(self, kind: str, payload: bytes | None = None) -> None:
+        if self._client is not None:
+            self._client.send([self._own_message(kind, payload)])
+
+    def tell_agent(self, kind: str, payload: bytes | None = None) -> None:
+        if self._is_agent_here:
+            self.agent.deliver(self._own_message(kind, payload))
+
+    def _own_message(self, kind: str, payload: bytes | None) -> bytes:
+        # Never with an empty payload: the agent rejects a short header without one (12.30).
+        body = payload or json.dumps({"SessionId": self.session.session_id}).encode()
+        return encode_agent_message(
+            AgentMessage(
+                kind,
+                body,
+                uuid.uuid4().bytes,
+                time.time_ns() // 1_000_000,
+                flags=SYN_FIN,
+                header_length=SHORT_HEADER_LENGTH,
+            )
+        )
+
+    def finish(self, status: str, output: str) -> None:
+        """End the session: tell both sides, and close the client's socket a little later."""
+        if self.session.is_over:
+            return
+        _LOG.info("= %s ends: %s %s", self.session.session_id, status, output)
+        closed = encode_channel_closed(
+            ChannelClosedPayload(
+                session_id=self.session.session_id,
+                output=output,
+                message_id=str(uuid.uuid4()),
+                destination_id=self.session.node.node_id,
+                created_date=datetime.datetime.now(datetime.timezone.utc).isoformat(),
+            )
+        )
+        self.tell_client(MessageType.CHANNEL_CLOSED, closed)
+        self.tell_agent(MessageType.CHANNEL_CLOSED, closed)
+        for timer in self._timers:
+            timer.cancel()
+        self._timers.clear()
+        if self._client is not None:
+            self._later(_LINGER_S, self._client.close)
+        self._ended(status, output)
+
+    # --- faults --------------------------------------------------------------------------------------------------
+
+    def cut(self, side: str, manner: str) -> None:
+        """Cut the connection of one side now."""
+        if side == "agent":
+            self.cut_agent(self._faults().agent_away_s)
+        elif (client := self._client) is not None:
+            client.cut(manner)
+            if not client.is_open:  # unlike a blackhole; its socket may still linger a little
+                self.client_left(client)
+
+    def cut_by_fault(self) -> None:
+        """Cut as the faults say, unless that was done often enough."""
+        faults = self._faults()
+        if faults.drop_times and self.session.drops >= faults.drop_times:
+            return
+        self.session.drops += 1
+        self.cut(faults.drop_side, faults.drop_manner)
+
+    def faults_changed(self) -> None:
+        if self._client is not None:
+            self._client.faults_changed()
+
+    def disturb(self) -> None:
+        """Begin the pause and the stall that the faults ask for."""
+        faults = self._faults()
+        if faults.stall_agent_s:
+            self.agent.stall(faults.stall_agent_s)
+        if faults.pause_publication_s:
+            for tell in (self.tell_agent, self.tell_client):
+                tell(MessageType.PAUSE_PUBLICATION)
+                self._later(faults.pause_publication_s, functools.partial(tell, MessageType.START_PUBLICATION))
+
+    def check_idle(self) -> None:
+        """End the session if no stream data has passed for too long, else look again in time."""
+        limit = self._faults().idle_timeout_s
+        quiet = self._loop.time() - self._last_stream
+        if limit and quiet >= limit:
+            self.finish("Terminated", f"Your session timed out due to inactivity of {limit:g} seconds.")
+            return
+        self._later(min(1.0, limit - quiet) if limit else 1.0, self.check_idle)
+
+    def _later(self, seconds: float, call: Callable[[], object]) -> None:
+        def run() -> None:
+            self._timers.discard(timer)
+            call()
+
+        timer = self._loop.call_later(seconds, run)
+        self._timers.add(timer)

@@ -1,0 +1,231 @@
+"""Commands and shells of the embedded SSH server: a child process joined to an SSH channel, memory bounded."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import logging
+import os
+import pwd
+import signal
+import struct
+import sys
+import termios
+from asyncio.subprocess import Process
+from collections.abc import Coroutine
+from pathlib import Path
+from typing import Any, Final, Protocol
+
+import asyncssh
+
+_LOG = logging.getLogger("ssm_proxy.emulator.ssh")
+_PIECE_BYTES: Final = 65_536
+_AFTER_EXIT_S: Final = 1.0
+_TAKE_TERMINAL: Final = (
+    "import fcntl,os,sys,termios;fcntl.ioctl(0,termios.TIOCSCTTY,0);os.execv(sys.argv[1],sys.argv[2:])"
+)
+"""Runs in a fresh interpreter between fork and shell. A preexec_fn would run in the forked copy of a process with
+threads, which is not safe."""
+_KEPT_VARIABLES: Final = ("PATH", "LANG", "TZ", "TMPDIR")
+
+SshProcess = asyncssh.SSHServerProcess[bytes]
+
+
+class _ByteReader(Protocol):
+    async def read(self, n: int = -1) -> bytes: ...
+
+
+class _ByteWriter(Protocol):
+    def write(self, data: bytes) -> None: ...
+    async def drain(self) -> None: ...
+
+
+async def run_process(process: SshProcess) -> None:
+    """Run what the client asked for, a command or a shell, with a terminal or without, and report its end."""
+    shell = pwd.getpwuid(os.getuid()).pw_shell or "/bin/sh"
+    if process.command is None:
+        arguments = [f"-{Path(shell).name}"]
+    else:
+        arguments = [Path(shell).name, "-c", process.command]
+    _LOG.info("= ssh %s", "shell" if process.command is None else "command")
+    run = _run_with_pipes if process.term_type is None else _run_with_terminal
+    try:
+        status = await run(process, shell, arguments)
+    except OSError as error:
+        process.stderr.write(f"{error}\n".encode())
+        status = 127
+    if status < 0:
+        process.exit_with_signal(signal.Signals(-status).name.removeprefix("SIG"))
+    else:
+        process.exit(status)
+
+
+async def _run_with_pipes(process: SshProcess, shell: str, arguments: list[str]) -> int:
+    child = await asyncio.create_subprocess_exec(
+        *arguments,
+        executable=shell,
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+        start_new_session=True,
+        cwd=_home(),
+        env=_environment(process, shell),
+        limit=_PIECE_BYTES,
+    )
+    assert child.stdin is not None
+    assert child.stdout is not None
+    assert child.stderr is not None
+    outputs = (_pump(child.stdout, process.stdout), _pump(child.stderr, process.stderr))
+    return await _attend(process, child, _feed(process, child, child.stdin, None), outputs)
+
+
+async def _run_with_terminal(process: SshProcess, shell: str, arguments: list[str]) -> int:
+    leader, follower = os.openpty()
+    with contextlib.ExitStack() as stack:
+        leader_file = stack.enter_context(os.fdopen(leader, "r+b", buffering=0))
+        writing_end = stack.enter_context(os.fdopen(os.dup(leader), "r+b", buffering=0))
+        with os.fdopen(follower, "r+b", buffering=0):
+            _set_size(leader, process.term_size)
+            child = await asyncio.create_subprocess_exec(
+                sys.executable,
+                *("-I", "-S", "-c", _TAKE_TERMINAL, shell, *arguments),
+                stdin=follower,
+                stdout=follower,
+                stderr=follower,
+                start_new_session=True,
+                cwd=_home(),
+                env=_environment(process, shell),
+            )
+        loop = asyncio.get_running_loop()
+        reader = asyncio.StreamReader(limit=_PIECE_BYTES)
+        reading, _ = await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), leader_file)
+        writing, protocol = await loop.connect_write_pipe(asyncio.streams.FlowControlMixin, writing_end)
+        writer = asyncio.StreamWriter(writing, protocol, None, loop)
+        try:
+            outputs = (_pump(reader, process.stdout),)
+            return await _attend(process, child, _feed(process, child, writer, leader), outputs)
+        finally:
+            reading.close()
+            writing.abort()
+
+
+async def _attend(
+    process: SshProcess,
+    child: Process,
+    feed: Coroutine[Any, Any, None],
+    outputs: tuple[Coroutine[Any, Any, None], ...],
+) -> int:
+    """Wait for the end of the output and of the child; a client that goes away takes the child with it."""
+    feeding = asyncio.ensure_future(feed)
+    pumping = asyncio.ensure_future(_all(outputs))
+    gone = asyncio.ensure_future(process.wait_closed())
+    tasks = [feeding, pumping, gone]
+    try:
+        await asyncio.wait({pumping, gone}, return_when=asyncio.FIRST_COMPLETED)
+        if not pumping.done():
+            _signal_group(child, signal.SIGHUP)
+            await asyncio.wait({pumping}, timeout=_AFTER_EXIT_S)
+        elif pumping.exception() is not None:
+            _signal_group(child, signal.SIGHUP)
+        ending = asyncio.ensure_future(_exited(child))
+        tasks.append(ending)
+        await asyncio.wait({ending, gone}, return_when=asyncio.FIRST_COMPLETED)
+        if not ending.done():
+            _signal_group(child, signal.SIGHUP)
+            await asyncio.wait({ending}, timeout=_AFTER_EXIT_S)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        if child.returncode is None:
+            _signal_group(child, signal.SIGKILL)
+            await child.wait()
+    assert child.returncode is not None
+    return child.returncode
+
+
+async def _all(pumps: tuple[Coroutine[Any, Any, None], ...]) -> None:
+    await asyncio.gather(*pumps)
+
+
+async def _exited(child: Process) -> None:
+    await child.wait()
+
+
+async def _feed(process: SshProcess, child: Process, writer: asyncio.StreamWriter, terminal: int | None) -> None:
+    """Carry what the client types, its signals and its window sizes."""
+    try:
+        while True:
+            try:
+                data = await process.stdin.read(_PIECE_BYTES)
+            except asyncssh.TerminalSizeChanged as change:
+                if terminal is not None:
+                    _set_size(terminal, change.term_size)
+                continue
+            except asyncssh.BreakReceived:
+                _signal_group(child, signal.SIGINT)
+                continue
+            except asyncssh.SignalReceived as received:
+                number = getattr(signal, f"SIG{received.signal}", None)
+                if isinstance(number, signal.Signals):
+                    _signal_group(child, number)
+                continue
+            if not data:
+                break
+            writer.write(data)
+            await writer.drain()
+    except (OSError, asyncssh.Error):
+        pass  # the child does not read any more, or the client has gone: the outputs tell the rest
+    if terminal is None:
+        writer.close()
+
+
+async def _pump(reader: _ByteReader, writer: _ByteWriter) -> None:
+    while True:
+        try:
+            data = await reader.read(_PIECE_BYTES)
+        except OSError:
+            return  # EIO is how a terminal says that its other end is closed
+        if not data:
+            return
+        writer.write(data)
+        await writer.drain()
+
+
+def _signal_group(child: Process, number: signal.Signals) -> None:
+    if child.returncode is None:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(child.pid, number)
+
+
+def _set_size(terminal: int, size: tuple[int, int, int, int]) -> None:
+    columns, rows, width, height = size
+    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, width, height))
+
+
+def _home() -> str:
+    home = pwd.getpwuid(os.getuid()).pw_dir
+    return home if os.path.isdir(home) else "/"
+
+
+def _environment(process: SshProcess, shell: str) -> dict[str, str]:
+    """Give a login's environment, with what an ordinary server accepts from the client."""
+    user = pwd.getpwuid(os.getuid())
+    environment = {name: os.environ[name] for name in _KEPT_VARIABLES if name in os.environ}
+    environment |= {"HOME": user.pw_dir, "USER": user.pw_name, "LOGNAME": user.pw_name, "SHELL": shell}
+    for name, value in process.env.items():
+        text_name, text = _text(name), _text(value)
+        if text_name in ("LANG", "GIT_PROTOCOL") or text_name.startswith("LC_"):
+            environment[text_name] = text
+    if process.term_type is not None:
+        environment["TERM"] = process.term_type
+    address = process.get_extra_info("peername")
+    if address:
+        environment["SSH_CLIENT"] = f"{address[0]} {address[1]} 22"
+        environment["SSH_CONNECTION"] = f"{address[0]} {address[1]} 127.0.0.1 22"
+    return environment
+
+
+def _text(value: str | bytes) -> str:
+    return value if isinstance(value, str) else value.decode("utf-8", "replace")
