@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 _MIB = 1024 * 1024
 _DEFAULT_SIZE_MIB = 8
 _STEP_TIMEOUT = 600
+_END_TIMEOUT = 3.0
 _TOOLS = ("ssh", "scp")
 
 
@@ -65,15 +66,15 @@ def run(arguments: argparse.Namespace) -> int:
         ) from error
     options = EmulatorOptions(agent_pace_s=0.0 if arguments.unpaced else REAL_PACE_S)
     with tempfile.TemporaryDirectory(prefix="ssm-proxy-demo-") as folder, Emulator(options) as emulator:
-        _Demo(emulator, Path(folder), int(arguments.size) * _MIB).run()
+        _Demo(emulator, options.nodes[0].node_id, Path(folder), int(arguments.size) * _MIB).run()
     return 0
 
 
 class _Demo:
-    def __init__(self, emulator: Emulator, folder: Path, size: int) -> None:
+    def __init__(self, emulator: Emulator, node: str, folder: Path, size: int) -> None:
         self._folder = folder
         self._size = size
-        self._node = emulator.nodes[0].node_id
+        self._node = node
         self._emulator = emulator
         self._config = folder / "ssh_config"
         # The three lines that a user writes, with this very Python instead of what is on the PATH.
@@ -101,8 +102,16 @@ class _Demo:
         print(f"The file came back unchanged: SHA-256 {_sha256(copy)[:16]}…")
         if down > 2 * up:
             print("A node's agent sends at most 1,024 bytes per millisecond; the emulator does as it does.")
-        left = [session for session in self._emulator.sessions() if session.status != "Terminated"]
-        print(f"Sessions: {len(self._emulator.sessions())} used, {len(left)} left behind.")
+        print(f"Sessions: {len(self._emulator.sessions())} used, {self._count_left()} left behind.")
+
+    def _count_left(self) -> int:
+        """Count sessions that were not ended; ssh does not wait for its ProxyCommand, so this does."""
+        deadline = time.monotonic() + _END_TIMEOUT
+        while True:
+            left = sum(session.status != "Terminated" for session in self._emulator.sessions())
+            if not left or time.monotonic() > deadline:
+                return left
+            time.sleep(0.02)
 
     def _step(self, tool: str, *arguments: str) -> tuple[str, float]:
         print(f"$ {tool} {shlex.join(arguments)}")
