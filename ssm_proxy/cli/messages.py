@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import logging
 import os
+import select
 import threading
 import traceback
 from queue import Full, Queue
@@ -64,11 +65,13 @@ class StderrWriter:
     def _run(self) -> None:
         while (line := self._lines.get()) is not None:
             data = (line + "\n").encode("utf-8", "replace")
-            try:
-                while data:
+            while data:
+                try:
                     data = data[os.write(self._fd, data) :]
-            except OSError:  # closed, or its reader has gone: nobody is there to tell
-                return
+                except BlockingIOError:  # ssh makes its standard error non-blocking, and it is ours as well
+                    select.select([], [self._fd], [])
+                except OSError:  # closed, or its reader has gone: nobody is there to tell
+                    return
 
 
 def printable(text: str) -> str:
@@ -125,7 +128,12 @@ class _LineHandler(logging.Handler):
         self._writer = writer
 
     def emit(self, record: logging.LogRecord) -> None:
-        self._writer.write(printable(self.format(record)))
+        self._writer.write(self.format(record))
+
+
+class _LineFormatter(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        return printable(super().format(record))  # a file is shown on a terminal too, one day
 
 
 def set_up_logging(verbosity: int, log_file: str | None, writer: StderrWriter) -> None:
@@ -144,7 +152,7 @@ def set_up_logging(verbosity: int, log_file: str | None, writer: StderrWriter) -
         handler = logging.FileHandler(log_file, encoding="utf-8", delay=False)
     else:
         handler = _LineHandler(writer)
-    handler.setFormatter(logging.Formatter("%(asctime)s.%(msecs)03d %(name)s: %(message)s", "%H:%M:%S"))
+    handler.setFormatter(_LineFormatter("%(asctime)s.%(msecs)03d %(name)s: %(message)s", "%H:%M:%S"))
     logger = logging.getLogger("ssm_proxy")
     logger.addHandler(handler)
     logger.setLevel(level)

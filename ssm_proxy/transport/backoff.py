@@ -6,8 +6,6 @@ import random
 
 FIRST_DELAY = 0.2
 LARGEST_DELAY = 20.0
-BUDGET = 15 * 60.0
-"""How long a lost connection is tried for before the session is given up."""
 
 
 class Backoff:

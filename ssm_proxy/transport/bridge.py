@@ -4,7 +4,8 @@ One thread runs a loop: wait, read, act, write. After anything that happens it d
 channel has to send, hand out its events, re-arm the timer. Connections are made in a second thread (``connecting``).
 
     CONNECTING --connection--> CONNECTED --lost--> WAITING --pause over--> CONNECTING ...
-    any state --channel closed, error, signal, reader gone, drained after end of input--> finished
+    CONNECTED --channel closed--> OVER --all written--> finished
+    any state --error, signal, reader gone, drained after end of input--> finished
 """
 
 from __future__ import annotations
@@ -30,42 +31,21 @@ from ssm_proxy.channel.events import (
     SessionFailed,
     SessionStarted,
 )
-from ssm_proxy.errors import (
-    AccessDenied,
-    ConfigurationError,
-    ControlPlaneError,
-    DocumentRejected,
-    OpeningRefused,
-    SessionEnded,
-    SsmProxyError,
-    TransportClosed,
-    TransportError,
-    TransportTimeout,
-)
-from ssm_proxy.transport import backoff
-from ssm_proxy.transport.backoff import Backoff
+from ssm_proxy.errors import SsmProxyError, TransportClosed, TransportError, TransportTimeout
 from ssm_proxy.transport.connecting import ATTEMPT_TIMEOUT, Attempts, Connection, Connector
 from ssm_proxy.transport.endpoints import READ_BYTES, InputEnd, OutputEnd
+from ssm_proxy.transport.heartbeat import Heartbeat
 from ssm_proxy.transport.poller import HANGUP, READ, WRITE, make_poller
+from ssm_proxy.transport.recovery import Recovery
 from ssm_proxy.transport.trace import MessageTrace
 from ssm_proxy.transport.websocket import WebSocketTransport
 
-PING_INTERVAL = 25.0
-"""NATs and VPNs are known that forget a silent connection after 60 s; the official client pings every 5 minutes."""
-PONG_TIMEOUT = 20.0
-SUSPECT_PONG_TIMEOUT = 5.0
-"""After the machine slept, the connection is probably dead, and a person is waiting."""
-SLEEP_THRESHOLD = 5.0
 QUIET_TIME = 10.0
 """The protocol cannot tell the node that input has ended (no half-close): output is awaited until it pauses so long."""
-FIRST_CONNECTION_BUDGET = 30.0
-"""Until the session has begun there is nothing to lose: fail soon enough for a person to wait for the message."""
-LOSS_NOTICE_AFTER = 10.0
 SILENCE_NOTICE_AFTER = 10.0
 FLUSH_AT_END = 0.5
 TERMINATE_TIMEOUT = 1.2
 """With FLUSH_AT_END this keeps the promise to be gone within 2 s of a signal."""
-MAX_REFUSALS = 3
 SMALLEST_READ_BYTES = 16 * 1024
 """Input is read when so much fits into the window: reading whatever fits would cut it into many small messages."""
 MAX_QUEUED_BYTES = 4 * 1024 * 1024
@@ -77,6 +57,7 @@ class _State(Enum):
     CONNECTING = "connecting"
     CONNECTED = "connected"
     WAITING = "waiting before the next attempt"
+    OVER = "the service closed the session; the reader still takes its last output"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,21 +106,14 @@ class Bridge:
         self._wake_reader.setblocking(False)
         self._wake_writer.setblocking(False)
         self._attempts = Attempts(connector, self._wake)
-        self._backoff = Backoff(random.Random(os.urandom(16)))
+        self._recovery = Recovery(random.Random(os.urandom(16)))
         self._trace = MessageTrace.if_wanted(logger)
 
         self._state = _State.CONNECTING
         self._websocket: WebSocketTransport | None = None
         self._attempt_until = 0.0
         self._retry_at = 0.0
-        self._lost_at: float | None = None
-        self._loss_cause = ""
-        self._loss_was_told = False
-        self._refusals = 0
-        self._ping_at = 0.0
-        self._pong_until: float | None = None
-        self._bytes_at_ping = 0
-        self._clocks = (0.0, 0.0)
+        self._heartbeat = Heartbeat(time.monotonic(), time.time())
 
         self._input_ended = False
         self._quiet_since = 0.0
@@ -165,7 +139,6 @@ class Bridge:
             SsmProxyError: why the tunnel could not begin, or could not go on.
         """
         now = time.monotonic()
-        self._clocks = (now, time.time())
         self._poller.set(self._wake_reader.fileno(), read=True)
         self._begin_attempt(now)
         try:
@@ -223,25 +196,36 @@ class Bridge:
             else:
                 poller.remove(self._source.fileno())
         poller.set(self._sink.fileno(), write=self._sink.wants_write)
-        if self._websocket is not None:
-            poller.set(self._websocket.fileno(), read=self._may_receive(), write=self._websocket.wants_write)
+        if (websocket := self._websocket) is not None:
+            read = self._may_receive()
+            if read or websocket.wants_write:
+                poller.set(websocket.fileno(), read=read, write=websocket.wants_write)
+            else:  # nor for its hang-up, which would be reported again and again until it may be looked at
+                poller.remove(websocket.fileno())
 
     def _timeout(self, now: float) -> float | None:
+        """Give the seconds until something is due that ``_act`` or ``_check_end`` will do."""
         deadlines: list[float | None] = []
         if self._state is _State.CONNECTED:
             assert self._websocket is not None
             if self._may_receive():
                 if self._websocket.has_more:
                     return 0.0
-                deadlines += [self._channel.next_deadline(), self._pong_until, self._silent_until]
-            deadlines.append(self._ping_at)
-            if self._input_ended and self._channel.is_drained:
+                deadlines.append(self._channel.next_deadline())
+            deadlines += [self._heartbeat.deadline, self._silent_until]
+            if self._is_draining and not self._sink.wants_write:
                 deadlines.append(self._quiet_since + QUIET_TIME)
-        else:
+        elif self._state is not _State.OVER:
             deadlines.append(self._attempt_until if self._state is _State.CONNECTING else self._retry_at)
-            if self._lost_at is not None and not self._loss_was_told:
-                deadlines.append(self._lost_at + LOSS_NOTICE_AFTER)
-        return max(0.0, min(deadline for deadline in deadlines if deadline is not None) - now)
+            deadlines.append(self._recovery.notice_at)
+        soonest = min((deadline for deadline in deadlines if deadline is not None), default=None)
+        return None if soonest is None else max(0.0, soonest - now)
+
+    @property
+    def _is_draining(self) -> bool:
+        """Whether all input was delivered, and only output is awaited."""
+        channel = self._channel
+        return self._input_ended and self._state is _State.CONNECTED and channel.is_started and channel.is_drained
 
     def _may_receive(self) -> bool:
         """Whether there is room for what would be received; the WebSocket's TCP connection holds the sender back."""
@@ -259,7 +243,9 @@ class Bridge:
             self._fail(error)
             return
         if messages:
-            self._connection_works()
+            if self._recovery.works():
+                self._notify("the session goes on")
+            self._quiet_since = now
         trace = self._trace
         for message in messages:
             if trace is not None:
@@ -267,7 +253,10 @@ class Bridge:
             self._channel.receive(message, now)
 
     def _read_input(self, now: float) -> None:
-        data = self._source.read(min(self._channel.capacity(), READ_BYTES))
+        capacity = self._channel.capacity()
+        if not capacity:  # the session ended a moment ago; reading nothing would look like the end of input
+            return
+        data = self._source.read(min(capacity, READ_BYTES))
         if data:
             self._input_bytes += len(data)
             self._channel.send_input(data, now)
@@ -281,15 +270,16 @@ class Bridge:
         if self._state is _State.CONNECTED:
             if self._may_receive():
                 self._channel.handle_deadline(now)
-                self._check_life(now)
+            self._check_life(now)
             self._send(now)
         elif self._state is _State.CONNECTING:
             if now >= self._attempt_until:
                 self._attempts.abandon()
-                self._retry_or_fail(TransportTimeout("connecting took too long"), now)
-        elif now >= self._retry_at:
+                self._retry_or_fail(_attempt_took_too_long(), now)
+        elif self._state is _State.WAITING and now >= self._retry_at:
             self._begin_attempt(now)
-        self._tell_loss(now)
+        if self._state is not _State.CONNECTED and (notice := self._recovery.notice(now)) is not None:
+            self._notify(notice)
         self._hand_out_events(now)
         self._check_end(now)
 
@@ -310,8 +300,9 @@ class Bridge:
             except TransportClosed as error:
                 # What the service said before it closed, its reason above all, may still be there to read.
                 with contextlib.suppress(SsmProxyError):
-                    for message in websocket.receive():
-                        self._channel.receive(message, now)
+                    while messages := websocket.receive():
+                        for message in messages:
+                            self._channel.receive(message, now)
                 self._lost(error, now)
 
     def _hand_out_events(self, now: float) -> None:
@@ -328,6 +319,8 @@ class Bridge:
             elif isinstance(event, ChannelClosed):
                 logger.info("the service closed the session: %s", event.reason or "no reason given")
                 self._closed_reason = event.reason
+                self._close_websocket()
+                self._state = _State.OVER
             elif isinstance(event, SessionFailed):
                 self._fail(event.error)
             elif isinstance(event, PublicationChanged):
@@ -342,18 +335,16 @@ class Bridge:
                 self._silent_until = None
             data = output[0] if len(output) == 1 else b"".join(output)
             self._output_bytes += len(data)
-            self._quiet_since = now
             self._sink.write(data)
 
     def _check_end(self, now: float) -> None:
         if self._error is not None or self._sink.is_gone:
             self._finished = True
-        elif self._closed_reason is not None:
+        elif self._state is _State.OVER:
             self._finished = not self._sink.wants_write
-        elif self._input_ended and self._state is _State.CONNECTED and self._channel.is_drained:
-            if now >= self._quiet_since + QUIET_TIME and not self._sink.wants_write:
-                logger.info("no output for %.0f s after the end of input", QUIET_TIME)
-                self._finished = True
+        elif self._is_draining and now >= self._quiet_since + QUIET_TIME and not self._sink.wants_write:
+            logger.info("no output for %.0f s after the end of input", QUIET_TIME)
+            self._finished = True
         elif self._silent_until is not None and now >= self._silent_until:
             self._silent_until = None
             self._notify(
@@ -381,98 +372,46 @@ class Bridge:
         self._state = _State.CONNECTED
         websocket = self._websocket = connection.websocket
         websocket.send_text(self._channel.open(connection.token.reveal(), now))
-        self._ping(now, PONG_TIMEOUT)
-        if self._lost_at is not None:
-            logger.info("connected again after %.1f s", now - self._lost_at)
-
-    def _connection_works(self) -> None:
-        if self._lost_at is not None:
-            if self._loss_was_told:
-                self._notify("the session goes on")
-            self._lost_at = None
-            self._loss_was_told = False
-        self._refusals = 0
-        self._backoff.reset()
+        self._ping(now)
+        self._quiet_since = now  # what got lost with the connection before comes again
+        if (seconds := self._recovery.lost_for(now)) is not None:
+            logger.info("connected again after %.1f s", seconds)
 
     def _lost(self, error: TransportError, now: float) -> None:
         logger.info("connection lost: %s (%s)", error.message, error.cause)
         self._close_websocket()
-        if self._channel.is_closed:
-            return
-        if self._lost_at is None:
-            self._lost_at = now
-        self._retry_or_fail(error, now)
+        if not self._channel.is_closed:
+            self._retry_or_fail(error, now)
 
     def _retry_or_fail(self, error: SsmProxyError, now: float) -> None:
-        if self._lost_at is None:
-            self._lost_at = now
-        if isinstance(error, OpeningRefused) and 400 <= error.status < 500 and error.status not in (408, 429):
-            self._refusals += 1
-        self._loss_cause = error.message if error.cause is None else f"{error.message}: {error.cause}"
-        budget = backoff.BUDGET if self._channel.is_started else FIRST_CONNECTION_BUDGET
-        if not self._is_temporary(error):
-            self._fail(error)
-        elif now >= self._lost_at + budget:
-            self._give_up(error, budget)
+        step = self._recovery.after(
+            error, now, was_started=self._connector.is_started, has_begun=self._channel.is_started
+        )
+        if isinstance(step, SsmProxyError):
+            self._fail(step)
         else:
-            delay = self._backoff.next_delay()
-            logger.info("trying again in %.1f s: %s", delay, self._loss_cause)
+            logger.info("trying again in %.1f s: %s (%s)", step, error.message, error.cause)
             self._state = _State.WAITING
-            self._retry_at = now + delay
+            self._retry_at = now + step
 
-    def _is_temporary(self, error: SsmProxyError) -> bool:
-        """Whether another attempt may succeed, by itself or because a person renews a login meanwhile."""
-        if isinstance(error, OpeningRefused):
-            return self._refusals < MAX_REFUSALS and self._channel.is_started
-        if isinstance(error, TransportError):
-            return self._connector.is_started
-        if isinstance(error, AccessDenied | DocumentRejected):
-            return False
-        return isinstance(error, ConfigurationError | ControlPlaneError) and self._connector.is_started
-
-    def _give_up(self, error: SsmProxyError, budget: float) -> None:
-        if self._channel.is_started:
-            what = f"the session was lost: no connection for {budget / 60:.0f} minutes"
-        else:
-            what = "the session could not be opened"
-        self._fail(SessionEnded(what, cause=self._loss_cause, hint=error.hint or "connect again"))
-
-    def _tell_loss(self, now: float) -> None:
-        if (
-            self._lost_at is not None
-            and not self._loss_was_told
-            and self._state is not _State.CONNECTED
-            and self._channel.is_started
-            and now >= self._lost_at + LOSS_NOTICE_AFTER
-        ):
-            self._loss_was_told = True
-            minutes = (backoff.BUDGET - (now - self._lost_at)) / 60
-            self._notify(f"connection lost, trying to resume for {minutes:.0f} more minutes ({self._loss_cause})")
-
-    def _ping(self, now: float, timeout: float) -> None:
+    def _ping(self, now: float, *, is_suspect: bool = False) -> None:
         assert self._websocket is not None
         self._websocket.ping()
-        self._ping_at = now + PING_INTERVAL
-        self._pong_until = now + timeout
-        self._bytes_at_ping = self._websocket.bytes_received
+        self._heartbeat.pinged(now, self._websocket.bytes_received, is_suspect=is_suspect)
 
     def _check_life(self, now: float) -> None:
         assert self._websocket is not None
-        if self._pong_until is not None and self._websocket.bytes_received != self._bytes_at_ping:
-            self._pong_until = None  # anything that arrives shows as much as the pong does
-        if self._pong_until is not None and now >= self._pong_until:
+        if self._heartbeat.is_due(now):
+            self._ping(now)
+        received = self._websocket.bytes_received
+        if self._heartbeat.is_dead(now, received, is_listening=not self._sink.is_full):
             self._lost(TransportClosed("the connection is dead", cause="no answer to a ping"), now)
-        elif now >= self._ping_at:
-            self._ping(now, PONG_TIMEOUT)
 
     def _notice_sleep(self, now: float) -> None:
-        """See whether the machine slept, by the wall clock having moved more than the other one."""
-        wall = time.time()
-        slept = (wall - self._clocks[1]) - (now - self._clocks[0])
-        self._clocks = (now, wall)
-        if slept > SLEEP_THRESHOLD and self._state is _State.CONNECTED:
+        slept = self._heartbeat.slept(now, time.time())
+        if slept and self._state is _State.CONNECTED:
             logger.info("the clock jumped by %.0f s; checking the connection", slept)
-            self._ping(now, SUSPECT_PONG_TIMEOUT)
+            self._ping(now, is_suspect=True)
 
     def _close_websocket(self) -> None:
         if self._websocket is not None:
@@ -491,7 +430,7 @@ class Bridge:
         """Leave nothing behind: no session, no connection. Bounded in time."""
         self._attempts.abandon()
         terminating: threading.Thread | None = None
-        if self._closed_reason is None and not isinstance(self._error, SessionEnded):
+        if self._closed_reason is None:
             terminating = threading.Thread(target=self._terminate, name="ssm-proxy terminate", daemon=True)
             terminating.start()
         self._flush_last_words()
@@ -520,9 +459,9 @@ class Bridge:
         until = now + FLUSH_AT_END
         if self._error is None and self._closed_reason is None:
             if self._signal_number is not None and not self._input_ended:
-                data = self._source.read(min(self._channel.capacity(), READ_BYTES))
-                if data:  # ssh's own goodbye
-                    self._channel.send_input(data, now)
+                self._poller.set(self._source.fileno(), read=True)
+                if self._poller.wait(0).get(self._source.fileno(), 0) & READ:  # ssh's own goodbye
+                    self._read_input(now)
             self._channel.terminate(now)
         websocket.send(self._channel.messages_to_send(now))
         try:
@@ -541,3 +480,11 @@ class Bridge:
         # Full means that it is awake already; closed, that nobody is left to wake.
         with contextlib.suppress(OSError):
             self._wake_writer.send(b"\0")
+
+
+def _attempt_took_too_long() -> TransportTimeout:
+    return TransportTimeout(
+        "connecting took too long",
+        cause=f"neither success nor failure within {ATTEMPT_TIMEOUT:.0f} seconds",
+        hint="check network, VPN, DNS and proxy; run with -vv to see which step hangs",
+    )

@@ -67,8 +67,9 @@ class Attempts:
         threading.Thread(target=self._run, args=(self._current,), name="ssm-proxy connect", daemon=True).start()
 
     def abandon(self) -> None:
-        """Forget the attempt that is running."""
+        """Forget the attempt that is running, and its result if it has one already."""
         self._current += 1
+        self.take_result()
 
     def take_result(self) -> Connection | SsmProxyError | None:
         """Give the result of the current attempt, or None while it runs."""
@@ -91,5 +92,8 @@ class Attempts:
         except Exception as error:  # noqa: BLE001 - the boundary of a thread: it must report, whatever happened
             result = SsmProxyError(f"unexpected {type(error).__name__} while connecting; this is a bug of ssm-proxy")
             result.__cause__ = error
+        if number != self._current and isinstance(result, Connection):
+            result.websocket.close()  # abandoned, and perhaps nobody is left to take it
+            return
         self._results.put((number, result))
         self._wake()

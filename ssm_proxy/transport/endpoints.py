@@ -49,6 +49,8 @@ class InputEnd:
 
     def close(self) -> None:
         """Leave the descriptor as it was found."""
+        if self._pump is not None:
+            self._pump.close()
         if self._restore:
             with contextlib.suppress(OSError):
                 os.set_blocking(self._fd, True)
@@ -128,6 +130,10 @@ class _Pump:
 
     def read(self, size: int) -> bytes:
         return self._ours.recv(size)
+
+    def close(self) -> None:
+        """Stop taking; the thread ends with its next byte, or with the process."""
+        self._ours.close()
 
     def _run(self) -> None:
         # The socket's buffer bounds what is read ahead: sendall blocks while the tunnel takes nothing.

@@ -33,8 +33,13 @@ MAX_READS_IN_A_ROW = 4
 SEND_CHUNK_BYTES = 256 * 1024
 PING_PAYLOAD = b"keepalive"
 _CLOSE_NORMAL = b"\x03\xe8"
-# websocket-client would look at the environment itself; the decision was already made by the rules of the AWS SDK.
-_NO_PROXY_AT_ALL = ["*"]
+# websocket-client would look at the environment itself; the decision was already made by the rules of the AWS SDK. It
+# asks only a list that comes with the name of a proxy, so a proxy that no host may use stands for none.
+_NO_PROXY_AT_ALL: dict[str, object] = {
+    "http_proxy_host": "no.proxy.invalid",
+    "http_proxy_port": 80,
+    "http_no_proxy": ["*"],
+}
 _PROXY_IN_ANY_CASE = ["the.proxy.was.chosen.elsewhere.invalid"]
 _DATA_OPCODES = (ABNF.OPCODE_TEXT, ABNF.OPCODE_BINARY)
 
@@ -66,10 +71,9 @@ def open_websocket(
         sslopt={"context": _tls_context(ca_bundle)} if url.startswith("wss:") else None,
         skip_utf8_validation=True,
     )
-    proxy_options: dict[str, object] = {"http_no_proxy": _NO_PROXY_AT_ALL}
-    if proxy_url is not None:
-        proxy_options = _proxy_options(proxy_url)
-    with _map_opening_errors(host):
+    proxy_options = _NO_PROXY_AT_ALL if proxy_url is None else _proxy_options(proxy_url)
+    proxy = None if proxy_url is None else f"{proxy_options['http_proxy_host']}:{proxy_options['http_proxy_port']}"
+    with _map_opening_errors(host, proxy):
         client.connect(  # type: ignore[no-untyped-call,unused-ignore]
             url,
             header=[f"{name}: {value}" for name, value in headers.items()],
@@ -80,6 +84,7 @@ def open_websocket(
         )
         connected = client.sock
         if connected is None or client.handshake_response is None or client.handshake_response.status != 101:
+            client.shutdown()  # type: ignore[no-untyped-call,unused-ignore]
             raise websocket.WebSocketException("the answer to the upgrade is not 101")
     return WebSocketTransport(connected)
 
@@ -143,6 +148,9 @@ class WebSocketTransport:
             except (BlockingIOError, ssl.SSLWantWriteError, ssl.SSLWantReadError):
                 return
             except (OSError, ValueError) as error:
+                # Nothing can leave any more. A new object, because the error's traceback still holds a view of the old
+                # one, which cannot be resized as long as it does.
+                self._outgoing = bytearray()
                 raise TransportClosed("the connection broke while sending", cause=describe(error)) from error
             del self._outgoing[:sent]
 
@@ -176,7 +184,10 @@ class WebSocketTransport:
 
     @property
     def has_more(self) -> bool:
-        """Whether ``receive`` can give more although the socket has nothing new (TLS buffers whole records)."""
+        """Whether ``receive`` has more to tell although the socket has nothing new: TLS buffers whole records, and
+        behind the last messages stands the end."""
+        if self._ended is not None:
+            return True
         pending = getattr(self._socket, "pending", None)
         return bool(pending and pending())
 
@@ -221,7 +232,10 @@ class WebSocketTransport:
         except BlockingIOError:  # all that is complete was parsed; the parser keeps the rest
             pass
         except websocket.WebSocketException as error:
-            raise RemoteProtocolError("the service sent what is no WebSocket frame", cause=str(error)) from error
+            if not str(error).startswith("Invalid close"):
+                raise RemoteProtocolError("the service sent what is no WebSocket frame", cause=str(error)) from error
+            # A code that RFC 6455 does not allow, as broken middle boxes send: still an end like any other.
+            self._ended = TransportClosed("the service closed the connection", cause=_first_line(error))
         finally:
             del self._received[: self._position]
             self._position = 0
@@ -231,8 +245,9 @@ class WebSocketTransport:
             raise RemoteProtocolError("the service sent the fragments of a message out of order")
         if self._fragments is None:
             self._fragments = []
-        self._fragments.append(data)
-        self._fragments_bytes += len(data)
+        if data:  # empty ones, which no limit counts, must not add up either
+            self._fragments.append(data)
+            self._fragments_bytes += len(data)
         if is_last:
             messages.append(b"".join(self._fragments))
             self._fragments = None
@@ -242,7 +257,7 @@ class WebSocketTransport:
 def describe(error: BaseException) -> str:
     """Give an operating system's or TLS library's reason in a few words."""
     if isinstance(error, ssl.SSLCertVerificationError):
-        return f"certificate not trusted: {error.verify_message}"
+        return "certificate not trusted: " + error.verify_message.rstrip(".")
     if isinstance(error, ssl.SSLError):
         return error.reason or "TLS error"
     if isinstance(error, OSError) and error.strerror:
@@ -296,12 +311,13 @@ def _proxy_options(proxy_url: str) -> dict[str, object]:
 
 
 @contextlib.contextmanager
-def _map_opening_errors(host: str) -> Iterator[None]:
+def _map_opening_errors(host: str, proxy: str | None) -> Iterator[None]:
     """Turn every exception of the opening into one of ours."""
+    way = host if proxy is None else f"{host} through the proxy {proxy}"
     try:
         yield
     except websocket.WebSocketBadStatusException as error:
-        status = int(error.status_code)
+        status = int(error.status_code or 0)
         if status == 403:
             raise OpeningRefused(
                 f"{host} refused to open the data channel (HTTP 403)",
@@ -316,30 +332,32 @@ def _map_opening_errors(host: str) -> Iterator[None]:
         ) from error
     except websocket.WebSocketProxyException as error:
         raise ConnectFailed(
-            f"the proxy did not let us through to {host}",
+            f"the proxy {proxy} did not let us through to {host}",
             cause=_first_line(error),
             hint="check HTTPS_PROXY and its user and password, or put the service's host into NO_PROXY",
         ) from error
     except websocket.WebSocketAddressException as error:
         raise ConnectFailed(
-            f"the name {host} cannot be resolved",
+            f"the name {host} cannot be resolved" if proxy is None else f"the proxy {proxy} cannot be resolved",
             cause=_first_line(error),
-            hint="check network, VPN and DNS; without internet access an interface endpoint for ssmmessages is needed",
+            hint="check network, VPN and DNS; without internet access an interface endpoint for ssmmessages is needed"
+            if proxy is None
+            else "check HTTPS_PROXY, or put the service's host into NO_PROXY",
         ) from error
     except (TimeoutError, websocket.WebSocketTimeoutException) as error:
         raise TransportTimeout(
-            f"{host} did not answer in time",
+            f"{way} did not answer in time",
             hint="check network, VPN, proxy (HTTPS_PROXY) and firewall for outgoing port 443",
         ) from error
     except ssl.SSLCertVerificationError as error:
         raise ConnectFailed(
             f"the certificate of {host} is not trusted",
-            cause=error.verify_message,
+            cause=error.verify_message.rstrip("."),
             hint="behind a proxy that inspects TLS, point AWS_CA_BUNDLE at the file with its CA certificate",
         ) from error
     except (OSError, ValueError, websocket.WebSocketException) as error:
         raise ConnectFailed(
-            f"no connection to {host}",
+            f"no connection to {way}",
             cause=_first_line(error) if isinstance(error, websocket.WebSocketException) else describe(error),
             hint="check network, VPN, proxy (HTTPS_PROXY) and firewall for outgoing port 443",
         ) from error
@@ -347,4 +365,5 @@ def _map_opening_errors(host: str) -> Iterator[None]:
 
 def _first_line(error: Exception) -> str:
     # websocket-client appends headers and body of the answer, which may hold anything.
-    return str(error).split(" -+-+- ")[0].splitlines()[0][:200] if str(error) else type(error).__name__
+    lines = str(error).split(" -+-+- ")[0].splitlines()
+    return lines[0][:200].rstrip(".") if lines else type(error).__name__

@@ -151,7 +151,7 @@ def check_port(text: str) -> int:
     Raises:
         UsageError: it is none.
     """
-    if not text.isascii() or not text.isdigit() or not 0 < int(text) < 65536:
+    if not (text.isascii() and text.isdigit() and len(text) <= 5 and 0 < int(text) < 65536):
         raise UsageError(f"{messages.printable(text)!r} is not a port", hint="use a number from 1 to 65535")
     return int(text)
 
@@ -173,20 +173,23 @@ def _claim_streams() -> tuple[int, int]:
         UsageError: one of them is closed.
     """
     try:
-        input_fd = os.dup(0)
-        output_fd = os.dup(1)
+        os.fstat(0)
+        os.fstat(1)
     except OSError as error:
         raise UsageError(
             "standard input or output is closed", hint="this command is for ssh to start, as its ProxyCommand"
         ) from error
     nothing = os.open(os.devnull, os.O_RDWR)
-    os.dup2(nothing, 0)
     try:
-        os.dup2(2, 1)
-    except OSError:  # standard error is closed
-        os.dup2(nothing, 1)
+        os.fstat(2)
+    except OSError:  # closed: nobody can be told anything, and its number must not become that of a stream
         os.dup2(nothing, 2)
-    os.close(nothing)
+    input_fd = os.dup(0)
+    output_fd = os.dup(1)
+    os.dup2(nothing, 0)
+    os.dup2(2, 1)
+    if nothing > 2:
+        os.close(nothing)
     _set_binary(input_fd, output_fd)
     return input_fd, output_fd
 
