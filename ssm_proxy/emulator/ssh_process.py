@@ -205,7 +205,8 @@ def _set_size(terminal: int, size: tuple[int, int, int, int]) -> None:
 
 
 def _home() -> str:
-    home = pwd.getpwuid(os.getuid()).pw_dir
+    """Give the home of the node's users: that of whoever started the emulator, or what its HOME says."""
+    home = os.path.expanduser("~")
     return home if os.path.isdir(home) else "/"
 
 
@@ -213,7 +214,7 @@ def _environment(process: SshProcess, shell: str) -> dict[str, str]:
     """Give a login's environment, with what an ordinary server accepts from the client."""
     user = pwd.getpwuid(os.getuid())
     environment = {name: os.environ[name] for name in _KEPT_VARIABLES if name in os.environ}
-    environment |= {"HOME": user.pw_dir, "USER": user.pw_name, "LOGNAME": user.pw_name, "SHELL": shell}
+    environment |= {"HOME": _home(), "USER": user.pw_name, "LOGNAME": user.pw_name, "SHELL": shell}
     for name, value in process.env.items():
         text_name, text = _text(name), _text(value)
         if text_name in ("LANG", "GIT_PROTOCOL") or text_name.startswith("LC_"):
