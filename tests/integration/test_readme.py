@@ -127,6 +127,13 @@ def test_there_are_commands_to_run() -> None:
     assert "scripts/test" in COMMANDS
 
 
+def test_the_python_example_works() -> None:
+    given: list[dict[str, str]] = []
+    [example] = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    exec(example, {"run_my_tests": lambda env: given.append(env)})
+    assert given[0]["AWS_ENDPOINT_URL_SSM"].startswith("http://127.0.0.1:")
+
+
 def test_every_command_works_in_its_order(newcomer: Newcomer) -> None:
     # The demo comes first for a newcomer too: it makes the environment that the other commands are found in.
     for command in ["scripts/demo", *COMMANDS]:
