@@ -69,7 +69,7 @@ async def _run_with_pipes(process: SshProcess, shell: str, arguments: list[str])
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
         start_new_session=True,
-        cwd=_home(),
+        cwd=home_folder(),
         env=_environment(process, shell),
         limit=_PIECE_BYTES,
     )
@@ -94,7 +94,7 @@ async def _run_with_terminal(process: SshProcess, shell: str, arguments: list[st
                 stdout=follower,
                 stderr=follower,
                 start_new_session=True,
-                cwd=_home(),
+                cwd=home_folder(),
                 env=_environment(process, shell),
             )
         loop = asyncio.get_running_loop()
@@ -141,6 +141,9 @@ async def _attend(
         if child.returncode is None:
             _signal_group(child, signal.SIGKILL)
             await child.wait()
+        # asyncio keeps the pipes of a child that is dead until they were read to their end, which a reader that was
+        # told to pause never does; there is no public way to say that nobody will.
+        child._transport.close()  # type: ignore[attr-defined]
     assert child.returncode is not None
     return child.returncode
 
@@ -204,7 +207,7 @@ def _set_size(terminal: int, size: tuple[int, int, int, int]) -> None:
     fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, width, height))
 
 
-def _home() -> str:
+def home_folder() -> str:
     """Give the home of the node's users: that of whoever started the emulator, or what its HOME says."""
     home = os.path.expanduser("~")
     return home if os.path.isdir(home) else "/"
@@ -214,7 +217,7 @@ def _environment(process: SshProcess, shell: str) -> dict[str, str]:
     """Give a login's environment, with what an ordinary server accepts from the client."""
     user = pwd.getpwuid(os.getuid())
     environment = {name: os.environ[name] for name in _KEPT_VARIABLES if name in os.environ}
-    environment |= {"HOME": _home(), "USER": user.pw_name, "LOGNAME": user.pw_name, "SHELL": shell}
+    environment |= {"HOME": home_folder(), "USER": user.pw_name, "LOGNAME": user.pw_name, "SHELL": shell}
     for name, value in process.env.items():
         text_name, text = _text(name), _text(value)
         if text_name in ("LANG", "GIT_PROTOCOL") or text_name.startswith("LC_"):

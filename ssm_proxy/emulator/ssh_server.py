@@ -7,11 +7,12 @@ was given. Any user name will do.
 from __future__ import annotations
 
 import asyncio
+import os
 from pathlib import Path
 
 import asyncssh
 
-from ssm_proxy.emulator.ssh_process import run_process
+from ssm_proxy.emulator.ssh_process import home_folder, run_process
 
 
 class _Server(asyncssh.SSHServer):
@@ -34,9 +35,14 @@ class _Server(asyncssh.SSHServer):
 
 
 class _SftpServer(asyncssh.SFTPServer):
-    """The library's server, which would end without an exit status: scp takes that for a failure."""
+    """The library's server, made like OpenSSH's where scp and sftp rely on it."""
+
+    def map_path(self, path: bytes) -> bytes:
+        """Take relative paths from the home, not from the folder in which the emulator was started."""
+        return os.path.join(os.fsencode(home_folder()), super().map_path(path))
 
     def exit(self) -> None:
+        # Without an exit status scp takes the end for a failure.
         self.channel.exit(0)
 
 

@@ -31,6 +31,7 @@ COMMANDS = [
 ]
 # The whole test suite cannot run inside itself; that the command passes it is seen by whoever runs this.
 IN_PLACE_OF = {"scripts/test": "scripts/test -q -p no:cacheprovider tests/unit/test_errors.py"}
+PAGE = "<h1>hello</h1>\n"
 TOOLS = ("ssh", "scp", "sftp", "rsync", "git")
 
 
@@ -71,7 +72,7 @@ def newcomer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Newcomer]:
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(ROOT / name, folder / name)
     (folder / "site").mkdir()
-    (folder / "site" / "index.html").write_text("<h1>hello</h1>\n")
+    (folder / "site" / "index.html").write_text(PAGE)
     home = tmp_path_factory.mktemp("home")
     subprocess.run(["git", "init", "-q", "--bare", str(home / "project.git")], check=True)
     with emulated(home) as emulator:
@@ -141,3 +142,6 @@ def test_every_command_works_in_its_order(newcomer: Newcomer) -> None:
         done = newcomer.run(command)
         print(f"$ {command}\n{done.stdout}({time.monotonic() - began:.1f} s)")
         assert done.returncode == 0, f"{command}\n{done.stdout}"
+    for name in ("site-by-scp/index.html", "site-by-rsync/index.html", "index.html"):
+        assert (Path(newcomer.environment["HOME"]) / name).read_text() == PAGE
+    assert (newcomer.folder / "project" / ".git").is_dir()

@@ -507,13 +507,18 @@ class TestSignals:
         assert tunnel.agent.received == b"goodbye"
         assert tunnel.agent.flags == [Flag.TERMINATE_SESSION]
 
-    def test_within_two_seconds_although_nobody_answers(self, tunnel: Harness) -> None:
+    def test_within_a_bounded_time_although_nobody_answers(
+        self, tunnel: Harness, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        assert bridge_module.FLUSH_AT_END + bridge_module.TERMINATE_TIMEOUT < 2
+        monkeypatch.setattr(bridge_module, "FLUSH_AT_END", 0.1)
+        monkeypatch.setattr(bridge_module, "TERMINATE_TIMEOUT", 0.2)
         release = threading.Event()
         tunnel.connector.on_terminate = lambda: release.wait(DEADLINE) and None
         tunnel.agent.drop("deaf")
         tunnel.write(b"x" * 400_000)
         tunnel.bridge.stop(signal.SIGTERM)
-        tunnel.finish(2.0)
+        tunnel.finish(1.0)
         release.set()
 
     def test_while_connecting(self, make: MakeHarness) -> None:

@@ -15,11 +15,12 @@ from ssm_proxy.cli.timing import Timeline
 from ssm_proxy.errors import TargetError, UsageError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from types import FrameType
 
 _DOCUMENT = "AWS-StartSSHSession"
 _TARGET = re.compile(r"m?i-[0-9a-zA-Z]+")
-_IGNORED_SIGNALS = ("SIGINT", "SIGQUIT", "SIGTSTP")
+_TERMINAL_SIGNALS = ("SIGINT", "SIGQUIT", "SIGTSTP")
 _ENDING_SIGNALS = ("SIGTERM", "SIGHUP")
 _EXIT_SIGNAL_BASE = 128
 
@@ -89,7 +90,8 @@ def run(arguments: argparse.Namespace) -> int:
             "this command is for ssh to start: its output is the encrypted stream, and here is a terminal",
             hint="put these lines into ~/.ssh/config, then run: ssh USER@" + host + "\n\n" + messages.SSH_CONFIG_LINES,
         )
-    _ignore_terminal_signals()
+    # They go to every process of the terminal's foreground group. Ctrl-C is for the remote program; ssh sends it.
+    _ignore_signals(_TERMINAL_SIGNALS)
     input_fd, output_fd = _claim_streams()
     stderr = messages.StderrWriter()
     timeline = Timeline(stderr.write if arguments.timing else _show_nothing)
@@ -127,6 +129,8 @@ def run(arguments: argparse.Namespace) -> int:
         logger.info("end: %d bytes in, %d bytes out", outcome.input_bytes, outcome.output_bytes)
         return 0 if outcome.signal_number is None else _EXIT_SIGNAL_BASE + outcome.signal_number
     finally:
+        # All that they could ask for is done; what is left takes no time and should end with its own status.
+        _ignore_signals(_ENDING_SIGNALS)
         timeline.tell()
         stderr.flush()
 
@@ -156,9 +160,8 @@ def check_port(text: str) -> int:
     return int(text)
 
 
-def _ignore_terminal_signals() -> None:
-    # They go to every process of the terminal's foreground group. Ctrl-C is for the remote program; ssh sends it.
-    for name in _IGNORED_SIGNALS:
+def _ignore_signals(names: Sequence[str]) -> None:
+    for name in names:
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), signal.SIG_IGN)
 

@@ -1,0 +1,106 @@
+"""Fixtures of the tests with real programs. What they are made of is in nodes.py."""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from nodes import (
+    EMBEDDED,
+    HYBRID,
+    REAL,
+    Key,
+    MakeUser,
+    Sshd,
+    StartEmulator,
+    User,
+    check_processes,
+    check_sessions,
+    make_user,
+    tool,
+)
+
+from ssm_proxy.emulator import Emulator, EmulatorOptions, Node
+
+
+@pytest.fixture(scope="session")
+def key(tmp_path_factory: pytest.TempPathFactory) -> Key:
+    """The key that both servers let in."""
+    tool("ssh")
+    return Key.make(tmp_path_factory.mktemp("key") / "id_ed25519")
+
+
+@pytest.fixture(scope="session")
+def sshd(tmp_path_factory: pytest.TempPathFactory, key: Key) -> Iterator[Sshd]:
+    """A real sshd for everybody."""
+    with Sshd(tmp_path_factory.mktemp("sshd"), key.public) as server:
+        yield server
+
+
+def _options(key: Key, sshd: Sshd, **changes: Any) -> EmulatorOptions:
+    nodes = (
+        Node(node_id=EMBEDDED),
+        Node(node_id=HYBRID),
+        Node(node_id=REAL, ssh_address=("127.0.0.1", sshd.port)),
+    )
+    return EmulatorOptions(**{"nodes": nodes, "authorized_keys": key.public, "agent_pace_s": 0.0, **changes})
+
+
+@pytest.fixture(scope="session")
+def shared_emulator(key: Key, sshd: Sshd) -> Iterator[Emulator]:
+    with Emulator(_options(key, sshd, require_signed_open=True)) as shared:
+        yield shared
+
+
+@pytest.fixture
+def emulator(shared_emulator: Emulator) -> Iterator[Emulator]:
+    """An emulator without faults and without pauses, for all tests that leave it so. No session may be left open."""
+    yield shared_emulator
+    check_sessions(shared_emulator)
+
+
+@pytest.fixture
+def start_emulator(key: Key, sshd: Sshd) -> Iterator[StartEmulator]:
+    """Start emulators for one test: takes what EmulatorOptions take. At the end no session may be left open."""
+    with contextlib.ExitStack() as stack:
+
+        def start(**changes: Any) -> Emulator:
+            running = stack.enter_context(Emulator(_options(key, sshd, **changes)))
+            stack.callback(check_sessions, running)
+            return running
+
+        yield start
+
+
+@pytest.fixture(params=[EMBEDDED, REAL], ids=["embedded", "sshd"])
+def host(request: pytest.FixtureRequest) -> str:
+    """A managed node; each test that asks for it runs against both kinds."""
+    node: str = request.param
+    return node
+
+
+@pytest.fixture
+def new_user(key: Key, sshd: Sshd, start_emulator: StartEmulator) -> Iterator[MakeUser]:
+    """Make users of an emulator: takes what make_user takes. At the end no process of theirs may be left."""
+    users: list[User] = []
+    # Not pytest's folder: its path may be too long for a control socket.
+    with tempfile.TemporaryDirectory(prefix="ssm-") as folder:
+
+        def make(emulator: Emulator | None, host: str = EMBEDDED, **changes: Any) -> User:
+            place = Path(folder) / str(len(users))
+            users.append(make_user(place, host=host, key=key, emulator=emulator, **{"sshd": sshd, **changes}))
+            return users[-1]
+
+        yield make
+        for user in users:
+            check_processes(user)
+
+
+@pytest.fixture
+def user(emulator: Emulator, host: str, new_user: MakeUser) -> User:
+    """A user of the shared emulator, on each kind of node."""
+    return new_user(emulator, host)

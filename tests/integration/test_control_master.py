@@ -1,0 +1,74 @@
+"""One session for many connections: ControlMaster and ControlPersist."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+
+import pytest
+from nodes import EMBEDDED, MIB, MakeUser, User, open_sessions, quiet, session_states, wait_until
+
+from ssm_proxy.emulator import Emulator
+
+pytestmark = pytest.mark.integration
+
+
+def make_sharing_user(emulator: Emulator, new_user: MakeUser, host: str, persist: str) -> User:
+    user = new_user(emulator, host)
+    settings = f"ControlMaster auto\nControlPath {user.folder}/c\nControlPersist {persist}\n"
+    user.config.write_text(settings + user.config.read_text())
+    return user
+
+
+def test_many_commands_over_one_session(emulator: Emulator, new_user: MakeUser, host: str) -> None:
+    user = make_sharing_user(emulator, new_user, host, "60")
+    before = len(session_states(emulator))
+    data = os.urandom(MIB)
+    assert user.output("echo first") == b"first\n"
+    master = user.processes()
+    assert user.output("cat", data=data) == data
+    assert user.ssh("exit 7").returncode == 7
+    quiet(user.run("scp", user.config, user.remote(user.folder / "copy")))
+    assert (user.folder / "copy").read_bytes() == user.config.read_bytes()
+    assert user.processes() == master, "nothing but the master and its proxy stays"
+    assert len(session_states(emulator)) == before + 1
+
+    check = user.run("ssh", "-O", "check", user.host)
+    assert (check.returncode, check.stderr[:14]) == (0, b"Master running")
+    leave = user.run("ssh", "-O", "exit", user.host)
+    assert (leave.returncode, leave.stderr) == (0, b"Exit request sent.\r\n")
+    wait_until(lambda: not user.processes(), "master and proxy are gone", 3)
+    wait_until(lambda: not open_sessions(emulator), "the session is terminated", 3)
+
+
+def test_the_master_in_the_background_lets_go_of_standard_error(
+    emulator: Emulator, new_user: MakeUser, host: str
+) -> None:
+    user = make_sharing_user(emulator, new_user, host, "60")
+    with subprocess.Popen(
+        user.command("ssh", user.host, "echo first"),
+        env=user.environment,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    ) as first:
+        # Both pipes end although the master lives on: whoever waits for their end, as Ansible does, is not held up.
+        assert first.communicate(timeout=20) == (b"first\n", b"")
+    assert os.readlink(f"/proc/{user.proxy().pid}/fd/2") == os.devnull
+    data = os.urandom(2 * MIB)
+    assert user.output("cat", data=data) == data
+    user.run("ssh", "-O", "exit", user.host)
+
+
+def test_the_master_leaves_by_itself(emulator: Emulator, new_user: MakeUser) -> None:
+    user = make_sharing_user(emulator, new_user, EMBEDDED, "1")
+    assert user.output("echo first") == b"first\n"
+    wait_until(lambda: not user.processes(), "master and proxy are gone", 5)
+    wait_until(lambda: not open_sessions(emulator), "the session is terminated", 3)
+
+
+def test_without_it_each_command_has_a_session(user: User, emulator: Emulator) -> None:
+    before = len(session_states(emulator))
+    assert user.output("echo one") == b"one\n"
+    assert user.output("echo two") == b"two\n"
+    assert session_states(emulator)[before:] == ["Terminated", "Terminated"]
