@@ -11,6 +11,7 @@
         DocumentRejected
       TransportError                    6
         ConnectFailed
+          CertificateNotTrusted
         OpeningRefused
         TransportClosed
         TransportTimeout
@@ -91,6 +92,10 @@ class TransportError(SsmProxyError):
 
 class ConnectFailed(TransportError):
     """The connection could not be made: name, route, proxy, TLS."""
+
+
+class CertificateNotTrusted(ConnectFailed):
+    """No trusted authority vouches for the other side; waiting does not change that, another network may."""
 
 
 class OpeningRefused(TransportError):

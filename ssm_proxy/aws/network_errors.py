@@ -5,7 +5,7 @@ from __future__ import annotations
 import ssl
 from urllib.parse import urlsplit
 
-from ssm_proxy.errors import ConfigurationError, ConnectFailed, SsmProxyError, TransportTimeout
+from ssm_proxy.errors import CertificateNotTrusted, ConfigurationError, ConnectFailed, SsmProxyError, TransportTimeout
 
 _FILE_ERRORS = (FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError)
 _FILE_LIBRARIES = ("ASN1", "PEM", "X509")
@@ -79,7 +79,7 @@ def _from_tls(error: Exception, host: str, reason: str) -> SsmProxyError:
             hint="check AWS_CA_BUNDLE, REQUESTS_CA_BUNDLE and ca_bundle of the profile",
         )
     if any(isinstance(inner, ssl.SSLCertVerificationError) for inner in chain):
-        return ConnectFailed(
+        return CertificateNotTrusted(
             f"the certificate of {host} is not trusted",
             cause=reason,
             hint="if a company proxy or a test server stands between, set AWS_CA_BUNDLE to the file with its CA",

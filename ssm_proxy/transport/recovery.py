@@ -6,6 +6,7 @@ import random
 
 from ssm_proxy.errors import (
     AccessDenied,
+    CertificateNotTrusted,
     ConfigurationError,
     ControlPlaneError,
     DocumentRejected,
@@ -19,7 +20,7 @@ from ssm_proxy.transport.backoff import Backoff
 
 BUDGET = 15 * 60.0
 """How long a lost connection is tried for before the session is given up."""
-FIRST_CONNECTION_BUDGET = 30.0
+FIRST_CONNECTION_BUDGET = 15.0
 """Until the session has begun there is nothing to lose: fail soon enough for a person to wait for the message."""
 LOSS_NOTICE_AFTER = 10.0
 MAX_REFUSALS = 3
@@ -108,6 +109,8 @@ class Recovery:
             return self._refusals < (MAX_REFUSALS if self._has_begun else 1)
         if isinstance(error, AccessDenied | DocumentRejected):
             return False
+        if isinstance(error, CertificateNotTrusted):
+            return self._has_begun  # else a setting is wrong; later it may be the login page of some hotel
         if isinstance(error, ConfigurationError | ControlPlaneError):
             return self._has_begun
         return was_started and isinstance(error, TransportError)

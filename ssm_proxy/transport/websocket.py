@@ -17,6 +17,7 @@ import websocket
 from websocket import ABNF
 
 from ssm_proxy.errors import (
+    CertificateNotTrusted,
     ConfigurationError,
     ConnectFailed,
     OpeningRefused,
@@ -350,7 +351,7 @@ def _map_opening_errors(host: str, proxy: str | None) -> Iterator[None]:
             hint="check network, VPN, proxy (HTTPS_PROXY) and firewall for outgoing port 443",
         ) from error
     except ssl.SSLCertVerificationError as error:
-        raise ConnectFailed(
+        raise CertificateNotTrusted(
             f"the certificate of {host} is not trusted",
             cause=error.verify_message.rstrip("."),
             hint="behind a proxy that inspects TLS, point AWS_CA_BUNDLE at the file with its CA certificate",

@@ -267,6 +267,15 @@ class TestSignals:
             proxy.process.send_signal(signal.SIGTERM)
         assert proxy.process.returncode in (0, 143)
 
+    def test_a_hangup_that_is_ignored_from_the_start_stays_ignored(self, emulated: Emulator, start: StartProxy) -> None:
+        """As under nohup."""
+        proxy = start(NODE, preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN)).greet()
+        proxy.process.send_signal(signal.SIGHUP)
+        proxy.write(b"still here")
+        assert proxy.read(10) == b"still here"
+        proxy.write(b"quit")
+        assert proxy.end() == (0, b"quit goodbye", [])
+
     def test_while_the_service_has_gone_silent(self, emulated: Emulator, start: StartProxy) -> None:
         proxy = start().greet()
         emulated.drop_connections("client", "blackhole")

@@ -20,6 +20,7 @@ from ssm_proxy.aws.control_plane import BotocoreControlPlane
 from ssm_proxy.aws.error_mapping import mapped_errors
 from ssm_proxy.errors import (
     AccessDenied,
+    CertificateNotTrusted,
     ConfigurationError,
     ConnectFailed,
     ControlPlaneError,
@@ -457,7 +458,7 @@ def test_silent_server_does_not_hold_up_the_end(keys):
 def test_certificate_that_is_not_trusted(home, keys):
     with running(certificate=self_signed(home)) as service:
         found = failure_of(BotocoreControlPlane(endpoint_url=service.url))
-    assert type(found) is ConnectFailed
+    assert type(found) is CertificateNotTrusted
     assert "is not trusted" in found.message
     assert "self" in found.cause
     assert "AWS_CA_BUNDLE" in found.hint

@@ -8,6 +8,7 @@ import pytest
 
 from ssm_proxy.errors import (
     AccessDenied,
+    CertificateNotTrusted,
     ConfigurationError,
     ConnectFailed,
     ControlPlaneError,
@@ -47,6 +48,7 @@ class TestWhetherToTryAgain:
         [
             LOST,
             ConnectFailed("no"),
+            CertificateNotTrusted("the login page of a hotel"),
             TransportTimeout("no"),
             OpeningRefused("no", status=503),
             ConfigurationError("the login has expired"),
@@ -61,7 +63,10 @@ class TestWhetherToTryAgain:
     def test_a_first_connection_that_breaks_may_come_about_yet(self, recovery: Recovery, error: SsmProxyError) -> None:
         assert isinstance(after(recovery, error, has_begun=False), float)
 
-    @pytest.mark.parametrize("error", [ConfigurationError("no CA bundle"), ControlPlaneError("ws:// is refused")])
+    @pytest.mark.parametrize(
+        "error",
+        [ConfigurationError("no CA bundle"), ControlPlaneError("ws:// is refused"), CertificateNotTrusted("whose?")],
+    )
     def test_wrong_settings_are_told_at_once(self, recovery: Recovery, error: SsmProxyError) -> None:
         assert after(recovery, error, has_begun=False) is error
 

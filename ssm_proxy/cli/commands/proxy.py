@@ -123,7 +123,8 @@ def run(arguments: argparse.Namespace) -> int:
             tunnel.stop(number)
 
         for name in _ENDING_SIGNALS:
-            if hasattr(signal, name):
+            # One that is ignored from the start stays so: nohup ssh means it.
+            if hasattr(signal, name) and signal.getsignal(getattr(signal, name)) is not signal.SIG_IGN:
                 signal.signal(getattr(signal, name), end)
         outcome = tunnel.run()
         logger.info("end: %d bytes in, %d bytes out", outcome.input_bytes, outcome.output_bytes)
