@@ -268,8 +268,7 @@ class TestSignals:
         assert proxy.process.returncode in (0, 143)
 
     def test_a_hangup_that_is_ignored_from_the_start_stays_ignored(self, emulated: Emulator, start: StartProxy) -> None:
-        """As under nohup."""
-        proxy = start(NODE, preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN)).greet()
+        proxy = start(NODE, command=("nohup", *PROXY)).greet()
         proxy.process.send_signal(signal.SIGHUP)
         proxy.write(b"still here")
         assert proxy.read(10) == b"still here"
