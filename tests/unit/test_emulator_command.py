@@ -23,6 +23,8 @@ from ssm_proxy.emulator import Emulator, EmulatorOptions, Node
 from ssm_proxy.emulator.options import parse_credentials, parse_node, parse_pacing
 from ssm_proxy.errors import ConfigurationError, UsageError
 
+pytestmark = pytest.mark.integration  # real sockets in real time: not for the quick check
+
 PROGRAM = (
     "import argparse, sys; from ssm_proxy.cli.commands import emulator as e;"
     "p = argparse.ArgumentParser(); e.add_parser(p.add_subparsers()); a = p.parse_args(); sys.exit(a.run(a))"

@@ -19,6 +19,8 @@ from ssm_proxy.wire.agent_message import decode_agent_message
 from ssm_proxy.wire.constants import Flag, PayloadType
 from ssm_proxy.wire.payloads import decode_handshake_request
 
+pytestmark = pytest.mark.integration  # real sockets in real time: not for the quick check
+
 Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
 DOCUMENTS = {

@@ -13,6 +13,8 @@ from test_emulator_data_channel import opened, resume_token
 
 from ssm_proxy.emulator import Emulator, EmulatorOptions, Faults
 
+pytestmark = pytest.mark.integration  # real sockets in real time: not for the quick check
+
 RNG = random.Random(1)
 UPLOAD = RNG.randbytes(200_000)
 
