@@ -3,6 +3,7 @@
     SsmProxyError                       1
       UsageError                        2   wrong options for this command
       ConfigurationError                3   region, profile, credentials
+        NotRenewable
       TargetError                       4
         TargetNotConnected
       ControlPlaneError                 5   the Systems Manager API said no
@@ -60,6 +61,10 @@ class UsageError(SsmProxyError):
 
 class ConfigurationError(SsmProxyError):
     exit_status = 3
+
+
+class NotRenewable(ConfigurationError):
+    """The credentials have expired, and this process cannot get new ones, however long it waits."""
 
 
 class TargetError(SsmProxyError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 from collections.abc import Callable
@@ -14,10 +15,12 @@ from ssm_proxy.channel.window import FixedWindow
 from ssm_proxy.errors import ChannelClosed, RemotePortRefused, SessionEnded
 from ssm_proxy.secret import Secret
 from ssm_proxy.sessions.port import check_stream_session
-from ssm_proxy.transport.bridge import Bridge, BridgeOutcome
+from ssm_proxy.transport.bridge import QUIET_TIME, Bridge, BridgeOutcome
 from ssm_proxy.transport.connecting import Connection
 from ssm_proxy.transport.endpoints import InputEnd, OutputEnd
 from ssm_proxy.transport.websocket import open_websocket
+
+logger = logging.getLogger("ssm_proxy.tunnel")
 
 SSH_DOCUMENT = "AWS-StartSSHSession"
 OPENING_TIMEOUT = 20.0
@@ -43,7 +46,9 @@ class SessionConnector:
         self._mark = mark
         self._starting = Lock()
         self._session: StartedSession | None = None
-        self._unused_token: Secret | None = None
+        # Still good until a WebSocket came about: a session that was never opened may not be one that can be resumed,
+        # and the official client tries again with the same token too (2.6). Tokens of ResumeSession are used once.
+        self._first_token: Secret | None = None
 
     @property
     def is_started(self) -> bool:
@@ -58,19 +63,9 @@ class SessionConnector:
             SsmProxyError: as the control plane and the opening say.
         """
         session = self._started()
-        # A token whose WebSocket did not come about is still good, and a session that was never opened may not be
-        # one that can be resumed: the official client tries again with the same token too (2.6).
-        token = self._unused_token
+        token = self._first_token
         if token is None:
-            token = self._control_plane.resume_session(session.session_id)
-            if token is None:
-                raise SessionEnded(
-                    f"the session to {self._request.target} is over",
-                    cause="the service does not know it any more: it timed out, or somebody ended it",
-                    hint="connect again; an idle session ends after the idle timeout of the account's Session Manager "
-                    "preferences (20 minutes by default), which ServerAliveInterval in ssh_config prevents",
-                )
-            self._unused_token = token
+            token = self._resume(session)
         opening = self._control_plane.websocket_opening(session.stream_url)
         websocket = open_websocket(
             opening.url,
@@ -79,8 +74,19 @@ class SessionConnector:
             proxy_url=opening.proxy_url,
             timeout=OPENING_TIMEOUT,
         )
-        self._unused_token = None
+        self._first_token = None
         return Connection(websocket=websocket, token=token)
+
+    def _resume(self, session: StartedSession) -> Secret:
+        token = self._control_plane.resume_session(session.session_id)
+        if token is None:
+            raise SessionEnded(
+                f"the session to {self._request.target} is over",
+                cause="the service does not know it any more: it timed out, or somebody ended it",
+                hint="connect again; an idle session ends after the idle timeout of the account's Session Manager "
+                "preferences (20 minutes by default), which ServerAliveInterval in ssh_config prevents",
+            )
+        return token
 
     def terminate(self) -> None:
         """End the session, also one whose StartSession is just being answered. Blocks."""
@@ -99,7 +105,8 @@ class SessionConnector:
                     parameters={"portNumber": [str(request.port)]},
                     reason=request.reason,
                 )
-                self._unused_token = self._session.token
+                self._first_token = self._session.token
+                logger.info("session %s to %s", self._session.session_id, request.target)
                 self._mark("StartSession")
             return self._session
 
@@ -152,6 +159,13 @@ class Tunnel:
             SsmProxyError: why it could not begin, or did not end as it should.
         """
         outcome = self._bridge.run()
+        if outcome.fell_quiet and not outcome.output_bytes and not outcome.input_bytes:
+            raise RemotePortRefused(
+                f"nothing came from port {self._request.port} of {self._request.target}",
+                cause=f"neither output within {QUIET_TIME:.0f} seconds nor any input",
+                hint="check that sshd runs there and listens on that port; an agent needs a minute to report that it "
+                "does not",
+            )
         reason = outcome.closed_reason
         if reason is not None and not outcome.output_bytes and not (outcome.input_ended and not reason):
             port = self._request.port

@@ -100,6 +100,8 @@ class BotocoreControlPlane:
             ConfigurationError, TargetNotConnected, AccessDenied, Throttled, DocumentRejected, ControlPlaneError,
             ConnectFailed: see ``error_mapping``.
         """
+        # A wrong setting must not leave a session behind that nobody can open.
+        check_stream_url(replace_endpoint("wss://stream.invalid/", self._stream_endpoint_url))
         request: dict[str, Any] = {
             "Target": target,
             "DocumentName": document_name,

@@ -13,7 +13,7 @@ from typing import Any
 from ssm_proxy.aws.call import Call
 from ssm_proxy.aws.network_errors import from_network, one_line
 from ssm_proxy.aws.service_errors import from_answer
-from ssm_proxy.errors import ConfigurationError, ControlPlaneError, SsmProxyError, UsageError
+from ssm_proxy.errors import ConfigurationError, ControlPlaneError, NotRenewable, SsmProxyError, UsageError
 
 _CONFIG_FILES = "~/.aws/config and ~/.aws/credentials"
 _SHOWN_PROFILES = 20
@@ -86,7 +86,7 @@ def _from_credentials(
             hint=f"run by hand what this prints: aws configure get credential_process{call.profile_option}",
         )
     if "RefreshWithMFAUnsupportedError" in names:
-        return ConfigurationError(
+        return NotRenewable(
             "the credentials of the role have expired",
             cause="a new MFA code is needed, and a running tunnel cannot ask for one",
             hint="connect again",
@@ -150,7 +150,13 @@ def _from_the_rest(error: Exception, names: frozenset[str], call: Call) -> SsmPr
             cause=text,
             hint=f"look for it in {_CONFIG_FILES} (credential_process, web_identity_token_file, ca_bundle)",
         )
-    if isinstance(error, (ValueError, EOFError)):  # botocore lets these through from settings and credential programs
+    if isinstance(error, EOFError):  # getpass, at the end of an input that is no terminal
+        return ConfigurationError(
+            f"the profile needs an MFA code, and there is no terminal to ask for it ({call.place})",
+            cause="a credential provider asked, and met the end of its input",
+            hint="connect once from a terminal, or use a profile with temporary credentials",
+        )
+    if isinstance(error, ValueError):  # botocore lets these through from settings and credential programs
         return ConfigurationError(
             f"a setting of AWS, or what a credential program answered, is not valid ({call.place})",
             cause=text or type(error).__name__,

@@ -73,7 +73,9 @@ def replace_endpoint(stream_url: str, endpoint_url: str | None) -> str:
             f"the stream endpoint '{endpoint_url}' is not of the form wss://host or wss://host:port",
             hint="give the address of the ssmmessages endpoint without a path",
         )
-    return urlsplit(stream_url)._replace(scheme=endpoint.scheme, netloc=endpoint.netloc).geturl()
+    # https:// is how every other endpoint is written, and it can only mean one thing here.
+    scheme = {"https": "wss", "http": "ws"}.get(endpoint.scheme, endpoint.scheme)
+    return urlsplit(stream_url)._replace(scheme=scheme, netloc=endpoint.netloc).geturl()
 
 
 def check_stream_url(url: str) -> SplitResult:

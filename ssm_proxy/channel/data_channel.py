@@ -48,8 +48,8 @@ as SSH servers do, this wait has to do. It is longer than the gap that was measu
 may take that long to be scheduled, and costs nothing where the server speaks first."""
 PAUSE_LAPSE = 30.0
 """When a pause_publication is never followed by a start_publication, sending starts again after this (5.7)."""
-RECENT_ACKNOWLEDGES = 1024
-"""What an agent sends in one second; about 300 kB."""
+RECENT_ACKNOWLEDGES = 4096
+"""What an agent sends in four seconds; about 1.2 MB."""
 MAX_REJECTED_IN_A_ROW = 100
 """Rejected messages are dropped and come again by their sender's timer (3.3); so many without a good one between them
 mean that we do not speak the same protocol."""
@@ -179,7 +179,8 @@ class DataChannel:
             if self._terminate_waits:
                 self._terminate_waits = False
                 self.terminate(now)
-        if self._paused_until is None:
+        # The agent waits 15 s for the answer to its request, which is no data: a pause does not hold it up.
+        if self._paused_until is None or not self.is_started:
             messages += self._outgoing.retransmissions(now)
             if self._ready:
                 messages += self._ready
@@ -203,7 +204,7 @@ class DataChannel:
         if self.is_closed:
             return None
         deadlines = [self._open_until, self._paused_until]
-        if self._paused_until is None:
+        if self._paused_until is None or not self.is_started:
             deadlines.append(self._outgoing.deadline())
             if self._waiting:
                 deadlines.append(self._settled_at)

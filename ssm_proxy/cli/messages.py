@@ -22,7 +22,7 @@ from ssm_proxy.errors import SsmProxyError
 SSH_CONFIG_LINES = """\
     Host i-* mi-*
         ProxyCommand ssm-proxy proxy %h %p
-        ServerAliveInterval 60
+        ServerAliveInterval 300
 """
 MAX_QUEUED_LINES = 1000
 MAX_TEXT = 500
@@ -63,8 +63,10 @@ class StderrWriter:
             self._thread.join(timeout)
 
     def _run(self) -> None:
+        # While ssh has the terminal in raw mode, a line feed alone does not go back to the first column.
+        end = "\r\n" if os.name == "posix" and _is_terminal(self._fd) else "\n"
         while (line := self._lines.get()) is not None:
-            data = (line + "\n").encode("utf-8", "replace")
+            data = (line + end).encode("utf-8", "replace")
             while data:
                 try:
                     data = data[os.write(self._fd, data) :]
@@ -149,6 +151,8 @@ def set_up_logging(verbosity: int, log_file: str | None, writer: StderrWriter) -
     level = {0: logging.INFO, 1: logging.INFO, 2: logging.DEBUG}.get(verbosity, 5)
     handler: logging.Handler
     if log_file is not None:
+        # Shown at -vvv are the beginnings of payloads: for the user's eyes only.
+        os.close(os.open(log_file, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600))
         handler = logging.FileHandler(log_file, encoding="utf-8", delay=False)
     else:
         handler = _LineHandler(writer)
@@ -161,7 +165,11 @@ def set_up_logging(verbosity: int, log_file: str | None, writer: StderrWriter) -
 
 def stdout_is_terminal() -> bool:
     """Whether a person's terminal would be shown the bytes of the tunnel."""
+    return _is_terminal(1)
+
+
+def _is_terminal(fd: int) -> bool:
     try:
-        return os.isatty(1)
+        return os.isatty(fd)
     except OSError:
         return False

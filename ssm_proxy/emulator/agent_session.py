@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import json
 import logging
 import os
 from collections import Counter, deque
@@ -22,6 +21,7 @@ from ssm_proxy.emulator.handshake import TIMEOUT_S, AgentHandshake, State
 from ssm_proxy.errors import MalformedMessage
 from ssm_proxy.wire.constants import Flag, PayloadType, SessionType
 from ssm_proxy.wire.payloads import decode_flag
+from ssm_proxy.wire.shell_payloads import AgentSessionState, SessionState, encode_agent_session_state
 
 _LOG = logging.getLogger("ssm_proxy.emulator.agent")
 
@@ -153,8 +153,8 @@ class AgentSession:
     # --- the course of the session -------------------------------------------------------------------------------
 
     async def _run(self) -> None:
-        state = {"SchemaVersion": 1, "SessionState": "Connected", "SessionId": self._session_id}
-        self._uplink.send([self.channel.session_state(json.dumps(state, separators=(",", ":")).encode())])
+        state = AgentSessionState(session_id=self._session_id, state=SessionState.CONNECTED)
+        self._uplink.send([self.channel.session_state(encode_agent_session_state(state))])
         if self._handshake.is_needed:
             failure = await self._shake_hands()
             if failure:

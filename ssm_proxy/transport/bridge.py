@@ -15,7 +15,6 @@ import logging
 import os
 import random
 import socket
-import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -32,7 +31,14 @@ from ssm_proxy.channel.events import (
     SessionStarted,
 )
 from ssm_proxy.errors import SsmProxyError, TransportClosed, TransportError, TransportTimeout
-from ssm_proxy.transport.connecting import ATTEMPT_TIMEOUT, Attempts, Connection, Connector
+from ssm_proxy.transport.connecting import (
+    ATTEMPT_TIMEOUT,
+    FIRST_ATTEMPT_TIMEOUT,
+    Attempts,
+    Connection,
+    Connector,
+    Termination,
+)
 from ssm_proxy.transport.endpoints import READ_BYTES, InputEnd, OutputEnd
 from ssm_proxy.transport.heartbeat import Heartbeat
 from ssm_proxy.transport.poller import HANGUP, READ, WRITE, make_poller
@@ -44,11 +50,15 @@ QUIET_TIME = 10.0
 """The protocol cannot tell the node that input has ended (no half-close): output is awaited until it pauses so long."""
 SILENCE_NOTICE_AFTER = 10.0
 FLUSH_AT_END = 0.5
-TERMINATE_TIMEOUT = 1.2
-"""With FLUSH_AT_END this keeps the promise to be gone within 2 s of a signal."""
+END_TIMEOUT = 5.0
+"""TerminateSession takes four round trips and the service's time; nobody waits for us but a session that would stay."""
+SIGNAL_END_TIMEOUT = 1.4
+"""Whoever sends a signal wants us gone within 2 s."""
 SMALLEST_READ_BYTES = 16 * 1024
 """Input is read when so much fits into the window: reading whatever fits would cut it into many small messages."""
-MAX_QUEUED_BYTES = 4 * 1024 * 1024
+MAX_QUEUED_BYTES = 1024 * 1024
+"""Beyond this nothing is received, because each message received puts an acknowledge behind it. They are fewer than the
+channel says again after a resume (`RECENT_ACKNOWLEDGES`), so a connection that takes them along loses none."""
 
 logger = logging.getLogger("ssm_proxy.transport")
 
@@ -71,6 +81,8 @@ class BridgeOutcome:
     output_bytes: int
     input_bytes: int
     input_ended: bool
+    fell_quiet: bool
+    """It ended because nothing came for `QUIET_TIME` after the end of input."""
 
 
 class Bridge:
@@ -123,6 +135,7 @@ class Bridge:
         self._signal_number: int | None = None
         self._closed_reason: str | None = None
         self._error: SsmProxyError | None = None
+        self._fell_quiet = False
         self._finished = False
 
     # --- from outside -----------------------------------------------------------------------------------------------
@@ -154,6 +167,7 @@ class Bridge:
             output_bytes=self._output_bytes,
             input_bytes=self._input_bytes,
             input_ended=self._input_ended,
+            fell_quiet=self._fell_quiet,
         )
 
     # --- the loop ---------------------------------------------------------------------------------------------------
@@ -169,6 +183,9 @@ class Bridge:
             self._finished = True
             return
         self._notice_sleep(now)
+        if self._sink.wants_write:
+            # While the reader does not keep up nothing is fetched, so nobody can say that the node is quiet.
+            self._quiet_since = now
         sink_flags = ready.get(self._sink.fileno(), 0)
         if sink_flags & WRITE:
             self._sink.flush()
@@ -191,7 +208,8 @@ class Bridge:
             poller.remove(self._source.fileno())
         else:
             # Not even for its end while the window is full: it would be reported again and again.
-            if self._channel.capacity() >= SMALLEST_READ_BYTES:
+            room = self._channel.capacity()
+            if room >= SMALLEST_READ_BYTES or (room and self._channel.is_drained):
                 poller.set(self._source.fileno(), read=True)
             else:
                 poller.remove(self._source.fileno())
@@ -344,7 +362,7 @@ class Bridge:
             self._finished = not self._sink.wants_write
         elif self._is_draining and now >= self._quiet_since + QUIET_TIME and not self._sink.wants_write:
             logger.info("no output for %.0f s after the end of input", QUIET_TIME)
-            self._finished = True
+            self._fell_quiet = self._finished = True
         elif self._silent_until is not None and now >= self._silent_until:
             self._silent_until = None
             self._notify(
@@ -355,7 +373,7 @@ class Bridge:
 
     def _begin_attempt(self, now: float) -> None:
         self._state = _State.CONNECTING
-        self._attempt_until = now + ATTEMPT_TIMEOUT
+        self._attempt_until = now + (ATTEMPT_TIMEOUT if self._connector.is_started else FIRST_ATTEMPT_TIMEOUT)
         self._attempts.begin()
 
     def _woken(self, now: float) -> None:
@@ -428,27 +446,19 @@ class Bridge:
 
     def _shut_down(self) -> None:
         """Leave nothing behind: no session, no connection. Bounded in time."""
+        channel = self._channel
+        logger.info("%.0f ms round trip, %d sent again", channel.round_trip_time * 1e3, channel.retransmission_count)
         self._attempts.abandon()
-        terminating: threading.Thread | None = None
-        if self._closed_reason is None:
-            terminating = threading.Thread(target=self._terminate, name="ssm-proxy terminate", daemon=True)
-            terminating.start()
+        began = time.monotonic()
+        termination = None if self._closed_reason is not None else Termination(self._connector)
         self._flush_last_words()
-        if terminating is not None:
-            terminating.join(TERMINATE_TIMEOUT)
-            if terminating.is_alive():
-                logger.info("TerminateSession did not answer in time")
+        if termination is not None:
+            termination.wait(lambda: began + (END_TIMEOUT if self._signal_number is None else SIGNAL_END_TIMEOUT))
         self._close_websocket()
         self._source.close()
         self._sink.close()
         self._wake_reader.close()
         self._wake_writer.close()
-
-    def _terminate(self) -> None:
-        try:
-            self._connector.terminate()
-        except SsmProxyError as error:
-            logger.info("the session could not be terminated: %s (%s)", error.message, error.cause)
 
     def _flush_last_words(self) -> None:
         """Send what is still to be sent, ending with the flag that makes the agent close its side."""
@@ -466,12 +476,10 @@ class Bridge:
         websocket.send(self._channel.messages_to_send(now))
         try:
             websocket.flush()
+            poller = make_poller()
+            poller.set(websocket.fileno(), write=True)
             while websocket.wants_write and (left := until - time.monotonic()) > 0:
-                self._poller.remove(self._source.fileno())
-                self._poller.remove(self._sink.fileno())
-                self._poller.remove(self._wake_reader.fileno())
-                self._poller.set(websocket.fileno(), write=True)
-                self._poller.wait(left)
+                poller.wait(left)
                 websocket.flush()
         except TransportClosed:
             pass
@@ -485,6 +493,6 @@ class Bridge:
 def _attempt_took_too_long() -> TransportTimeout:
     return TransportTimeout(
         "connecting took too long",
-        cause=f"neither success nor failure within {ATTEMPT_TIMEOUT:.0f} seconds",
-        hint="check network, VPN, DNS and proxy; run with -vv to see which step hangs",
+        cause="neither success nor failure in minutes",
+        hint="check network, VPN, DNS and proxy, and whether a credential program waits for something",
     )

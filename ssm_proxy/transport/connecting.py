@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from queue import Empty, SimpleQueue
@@ -12,8 +14,13 @@ from ssm_proxy.errors import SsmProxyError
 from ssm_proxy.secret import Secret
 from ssm_proxy.transport.websocket import WebSocketTransport
 
+logger = logging.getLogger("ssm_proxy.transport")
+
+WAIT_STEP = 0.1
 ATTEMPT_TIMEOUT = 60.0
 """Bounds one attempt as a whole, however slowly the other side answers each step."""
+FIRST_ATTEMPT_TIMEOUT = 300.0
+"""The first one may have to wait for a person: an MFA code, or a credential program that opens a browser."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,3 +104,32 @@ class Attempts:
             return
         self._results.put((number, result))
         self._wake()
+
+
+class Termination:
+    """Ends the session in a thread, because the call may hang.
+
+    Args:
+        connector: what terminates; asked at once.
+    """
+
+    def __init__(self, connector: Connector) -> None:
+        self._connector = connector
+        self._thread = threading.Thread(target=self._run, name="ssm-proxy terminate", daemon=True)
+        self._thread.start()
+
+    def wait(self, until: Callable[[], float]) -> None:
+        """Wait for the end of the call, at most until the time of the monotonic clock that ``until`` gives.
+
+        It is asked again and again: somebody may get into a hurry meanwhile.
+        """
+        while self._thread.is_alive() and (left := until() - time.monotonic()) > 0:
+            self._thread.join(min(left, WAIT_STEP))
+        if self._thread.is_alive():
+            logger.info("TerminateSession did not answer in time")
+
+    def _run(self) -> None:
+        try:
+            self._connector.terminate()
+        except SsmProxyError as error:
+            logger.info("the session could not be terminated: %s (%s)", error.message, error.cause)

@@ -19,7 +19,8 @@ class PollPoller:
 
     def set(self, fd: int, *, read: bool = False, write: bool = False) -> None:
         """Watch ``fd`` for what is asked, and for its hang-up in any case."""
-        mask = (select.POLLIN if read else 0) | (select.POLLOUT if write else 0)
+        # POLLHUP is told unasked, says POSIX, but macOS watches nothing for an empty mask.
+        mask = select.POLLHUP | (select.POLLIN if read else 0) | (select.POLLOUT if write else 0)
         if self._masks.get(fd) != mask:
             self._masks[fd] = mask
             self._poll.register(fd, mask)

@@ -10,6 +10,7 @@ from ssm_proxy.errors import (
     ConfigurationError,
     ControlPlaneError,
     DocumentRejected,
+    NotRenewable,
     OpeningRefused,
     SessionEnded,
     SsmProxyError,
@@ -107,7 +108,7 @@ class Recovery:
             if 400 <= error.status < 500 and error.status not in (408, 429):
                 self._refusals += 1
             return self._refusals < (MAX_REFUSALS if self._has_begun else 1)
-        if isinstance(error, AccessDenied | DocumentRejected):
+        if isinstance(error, AccessDenied | DocumentRejected | NotRenewable):
             return False
         if isinstance(error, CertificateNotTrusted):
             return self._has_begun  # else a setting is wrong; later it may be the login page of some hotel

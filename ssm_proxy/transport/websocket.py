@@ -68,15 +68,14 @@ def open_websocket(
         TransportTimeout: a step took too long.
     """
     host = urlsplit(url).hostname or url
-    client = websocket.WebSocket(
-        sslopt={"context": _tls_context(ca_bundle)} if url.startswith("wss:") else None,
-        skip_utf8_validation=True,
-    )
+    context = _tls_context(ca_bundle) if url.startswith("wss:") else None
+    client = websocket.WebSocket(sslopt={"context": context} if context else None, skip_utf8_validation=True)
     proxy_options = _NO_PROXY_AT_ALL if proxy_url is None else _proxy_options(proxy_url)
     proxy = None if proxy_url is None else f"{proxy_options['http_proxy_host']}:{proxy_options['http_proxy_port']}"
     with _map_opening_errors(host, proxy):
         client.connect(  # type: ignore[no-untyped-call,unused-ignore]
             url,
+            socket=_connect(url, context, timeout) if proxy_url is None else None,
             header=[f"{name}: {value}" for name, value in headers.items()],
             suppress_origin=True,
             redirect_limit=0,  # the token goes to the host that the API named, and to no other
@@ -88,6 +87,23 @@ def open_websocket(
             client.shutdown()  # type: ignore[no-untyped-call,unused-ignore]
             raise websocket.WebSocketException("the answer to the upgrade is not 101")
     return WebSocketTransport(connected)
+
+
+def _connect(url: str, context: ssl.SSLContext | None, timeout: float) -> socket.socket:
+    """Connect to the first address of the host that answers.
+
+    websocket-client would give up at the first one that does not: an endpoint with a dead zone, IPv6 to nowhere.
+    """
+    parts = urlsplit(url)
+    port = parts.port or (80 if context is None else 443)
+    connected = socket.create_connection((parts.hostname, port), timeout)
+    try:
+        for option in websocket.DEFAULT_SOCKET_OPTION:
+            connected.setsockopt(*option)
+        return connected if context is None else context.wrap_socket(connected, server_hostname=parts.hostname)
+    except BaseException:
+        connected.close()
+        raise
 
 
 class WebSocketTransport:
@@ -337,7 +353,7 @@ def _map_opening_errors(host: str, proxy: str | None) -> Iterator[None]:
             cause=_first_line(error),
             hint="check HTTPS_PROXY and its user and password, or put the service's host into NO_PROXY",
         ) from error
-    except websocket.WebSocketAddressException as error:
+    except (websocket.WebSocketAddressException, socket.gaierror) as error:
         raise ConnectFailed(
             f"the name {host} cannot be resolved" if proxy is None else f"the proxy {proxy} cannot be resolved",
             cause=_first_line(error),

@@ -1,12 +1,10 @@
 """JSON and flag payloads of the data channel, to values and back.
 
-Both official programs are written in Go and match member names without regard to case: the exact spelling is written,
-any is read, unknown members are ignored (docs/PROTOCOL.md section 0).
+Those that only shells, commands and encrypted sessions need are in ``shell_payloads``.
 """
 
 from __future__ import annotations
 
-import json
 import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,38 +12,10 @@ from typing import Any, NamedTuple
 
 from ssm_proxy.errors import MalformedMessage
 from ssm_proxy.wire.constants import ActionStatus, MessageType
+from ssm_proxy.wire.json_text import compact, member, parse_object, text_member
 
 _U32 = struct.Struct(">I")
 _I64_MAX = 2**63 - 1
-
-
-def _object(payload: bytes, what: str) -> dict[str, Any]:
-    try:
-        value = json.loads(payload.decode())  # from text: guessing the encoding of bytes takes half of the time
-    except (ValueError, RecursionError) as error:  # ValueError covers bad JSON and bad UTF-8
-        raise MalformedMessage(f"the payload of {what} is not JSON") from error
-    if not isinstance(value, dict):
-        raise MalformedMessage(f"the payload of {what} is not a JSON object")
-    return value
-
-
-def _member(values: Mapping[str, Any], name: str, default: Any = None) -> Any:
-    if name in values:
-        return values[name]
-    wanted = name.lower()
-    for key, value in values.items():
-        if key.lower() == wanted:
-            return value
-    return default
-
-
-def _text(values: Mapping[str, Any], name: str) -> str:
-    value = _member(values, name)
-    return value if isinstance(value, str) else ""
-
-
-def _compact(value: object) -> bytes:
-    return json.dumps(value, separators=(",", ":")).encode()
 
 
 def format_uuid(value: bytes) -> str:
@@ -82,15 +52,15 @@ def decode_acknowledge(payload: bytes) -> Acknowledge:
     Raises:
         MalformedMessage: not a JSON object, or no usable sequence number.
     """
-    values = _object(payload, MessageType.ACKNOWLEDGE)
-    number = _member(values, "AcknowledgedMessageSequenceNumber")
+    values = parse_object(payload, MessageType.ACKNOWLEDGE)
+    number = member(values, "AcknowledgedMessageSequenceNumber")
     if type(number) is not int or not 0 <= number <= _I64_MAX:
         raise MalformedMessage("an acknowledge without a sequence number")
     return Acknowledge(
-        _text(values, "AcknowledgedMessageType"),
-        _text(values, "AcknowledgedMessageId"),
+        text_member(values, "AcknowledgedMessageType"),
+        text_member(values, "AcknowledgedMessageId"),
         number,
-        _member(values, "IsSequentialMessage", True) is not False,
+        member(values, "IsSequentialMessage", True) is not False,
     )
 
 
@@ -111,7 +81,7 @@ class ChannelClosedPayload:
 
 
 def encode_channel_closed(closed: ChannelClosedPayload) -> bytes:
-    return _compact(
+    return compact(
         {
             "MessageType": MessageType.CHANNEL_CLOSED,
             "MessageId": closed.message_id,
@@ -127,17 +97,17 @@ def encode_channel_closed(closed: ChannelClosedPayload) -> bytes:
 def decode_channel_closed(payload: bytes) -> ChannelClosedPayload:
     """Parse a channel_closed; one that cannot be read is a normal end, as for the official client (4.1)."""
     try:
-        values = _object(payload, MessageType.CHANNEL_CLOSED)
+        values = parse_object(payload, MessageType.CHANNEL_CLOSED)
     except MalformedMessage:
         values = {}
-    schema_version = _member(values, "SchemaVersion", 1)
+    schema_version = member(values, "SchemaVersion", 1)
     return ChannelClosedPayload(
-        session_id=_text(values, "SessionId"),
-        output=_text(values, "Output"),
-        message_id=_text(values, "MessageId"),
-        destination_id=_text(values, "DestinationId"),
+        session_id=text_member(values, "SessionId"),
+        output=text_member(values, "Output"),
+        message_id=text_member(values, "MessageId"),
+        destination_id=text_member(values, "DestinationId"),
         schema_version=schema_version if isinstance(schema_version, int) else 1,
-        created_date=_text(values, "CreatedDate"),
+        created_date=text_member(values, "CreatedDate"),
     )
 
 
@@ -173,7 +143,7 @@ class RequestedAction:
 
     def parameter(self, name: str) -> Any:
         """Give a member of the parameters whatever its case, or None."""
-        return _member(self.parameters, name)
+        return member(self.parameters, name)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -206,7 +176,7 @@ class HandshakeComplete:
 
 
 def encode_handshake_request(request: HandshakeRequest) -> bytes:
-    return _compact(
+    return compact(
         {
             "AgentVersion": request.agent_version,
             "RequestedClientActions": [
@@ -223,24 +193,24 @@ def decode_handshake_request(payload: bytes) -> HandshakeRequest:
     Raises:
         MalformedMessage: not the JSON of a handshake request.
     """
-    values = _object(payload, "HandshakeRequest")
-    actions = _member(values, "RequestedClientActions") or []
+    values = parse_object(payload, "HandshakeRequest")
+    actions = member(values, "RequestedClientActions") or []
     if not isinstance(actions, list) or not all(isinstance(action, dict) for action in actions):
         raise MalformedMessage("the requested actions of a HandshakeRequest are no list of objects")
     requested = []
     for action in actions:
-        parameters = _member(action, "ActionParameters")
+        parameters = member(action, "ActionParameters")
         requested.append(
             RequestedAction(
-                action_type=_text(action, "ActionType"),
+                action_type=text_member(action, "ActionType"),
                 parameters=parameters if isinstance(parameters, dict) else {},
             )
         )
-    return HandshakeRequest(agent_version=_text(values, "AgentVersion"), requested_actions=tuple(requested))
+    return HandshakeRequest(agent_version=text_member(values, "AgentVersion"), requested_actions=tuple(requested))
 
 
 def encode_handshake_response(response: HandshakeResponse) -> bytes:
-    return _compact(
+    return compact(
         {
             "ClientVersion": response.client_version,
             "ProcessedClientActions": [
@@ -263,31 +233,31 @@ def decode_handshake_response(payload: bytes) -> HandshakeResponse:
     Raises:
         MalformedMessage: not the JSON of a handshake response.
     """
-    values = _object(payload, "HandshakeResponse")
-    actions = _member(values, "ProcessedClientActions") or []
-    errors = _member(values, "Errors")
+    values = parse_object(payload, "HandshakeResponse")
+    actions = member(values, "ProcessedClientActions") or []
+    errors = member(values, "Errors")
     if not isinstance(actions, list) or not all(isinstance(action, dict) for action in actions):
         raise MalformedMessage("the processed actions of a HandshakeResponse are no list of objects")
     processed = []
     for action in actions:
-        status = _member(action, "ActionStatus")
+        status = member(action, "ActionStatus")
         processed.append(
             ProcessedAction(
-                action_type=_text(action, "ActionType"),
+                action_type=text_member(action, "ActionType"),
                 status=status if type(status) is int else ActionStatus.FAILED,
-                result=_member(action, "ActionResult"),
-                error=_text(action, "Error"),
+                result=member(action, "ActionResult"),
+                error=text_member(action, "Error"),
             )
         )
     return HandshakeResponse(
-        client_version=_text(values, "ClientVersion"),
+        client_version=text_member(values, "ClientVersion"),
         processed_actions=tuple(processed),
         errors=tuple(str(error) for error in errors) if isinstance(errors, list) else None,
     )
 
 
 def encode_handshake_complete(complete: HandshakeComplete) -> bytes:
-    return _compact(
+    return compact(
         {"HandshakeTimeToComplete": complete.time_to_complete_ns, "CustomerMessage": complete.customer_message}
     )
 
@@ -298,11 +268,11 @@ def decode_handshake_complete(payload: bytes) -> HandshakeComplete:
     Raises:
         MalformedMessage: not a JSON object.
     """
-    values = _object(payload, "HandshakeComplete")
-    elapsed = _member(values, "HandshakeTimeToComplete", 0)
+    values = parse_object(payload, "HandshakeComplete")
+    elapsed = member(values, "HandshakeTimeToComplete", 0)
     return HandshakeComplete(
         time_to_complete_ns=elapsed if type(elapsed) is int else 0,
-        customer_message=_text(values, "CustomerMessage"),
+        customer_message=text_member(values, "CustomerMessage"),
     )
 
 
@@ -311,13 +281,12 @@ def decode_handshake_complete(payload: bytes) -> HandshakeComplete:
 
 def encode_open_data_channel(*, token: str, request_id: str, client_id: str, client_version: str) -> str:
     """Give the one text message that opens a WebSocket (2.2). Its answer is silence, or a closed socket."""
-    return json.dumps(
+    return compact(
         {
             "MessageSchemaVersion": "1.0",
             "RequestId": request_id,
             "TokenValue": token,
             "ClientId": client_id,
             "ClientVersion": client_version,
-        },
-        separators=(",", ":"),
-    )
+        }
+    ).decode()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -69,6 +70,16 @@ def test_refusals_are_told_on_standard_error_alone(arguments: list[str], status:
     lines = done.stderr.splitlines()
     assert lines[0] == f"ssm-proxy: error: {text}"
     assert 1 <= len(lines) <= 3
+
+
+def test_the_log_file_tells_why_and_is_for_its_owner_only(tmp_path: Path) -> None:
+    """With ControlPersist, ssh throws standard error away."""
+    log = tmp_path / "log"
+    done = run_proxy("i-1", "--log-file", str(log), "--stream-endpoint-url", "nonsense")
+    assert done.returncode == 3
+    assert all(line in log.read_text() for line in done.stderr.splitlines())
+    assert "nonsense" in done.stderr
+    assert log.stat().st_mode & 0o077 == 0
 
 
 def test_a_terminal_is_shown_the_lines_for_ssh_config() -> None:

@@ -25,6 +25,18 @@ from ssm_proxy.wire.payloads import (
     encode_handshake_request,
     encode_handshake_response,
 )
+from ssm_proxy.wire.shell_payloads import (
+    SessionState,
+    TerminalSize,
+    decode_agent_session_state,
+    decode_challenge,
+    decode_exit_code,
+    decode_size,
+    encode_agent_session_state,
+    encode_challenge,
+    encode_exit_code,
+    encode_size,
+)
 
 UNCHECKED = {"start_publication", "pause_publication"}
 
@@ -188,3 +200,48 @@ def test_channel_closed_is_read() -> None:
         )
         assert (closed.message_id, closed.destination_id) == (values["MessageId"], "mi-0123456789abcdef0")
         assert closed.schema_version == 1
+
+
+def test_sizes_are_the_official_bytes() -> None:
+    recorded = payloads(PayloadType.SIZE, sender="client")
+    assert len(recorded) >= 2
+    for record in recorded:
+        size = decode_size(record.payload)
+        assert size == TerminalSize(columns=300, rows=100)  # what the official client takes without a terminal
+        assert encode_size(size) == record.payload
+
+
+def test_exit_codes_are_the_official_bytes() -> None:
+    recorded = payloads(PayloadType.EXIT_CODE, sender="agent")
+    assert [decode_exit_code(record.payload) for record in recorded] == [7]
+    assert [encode_exit_code(7)] == [record.payload for record in recorded]
+
+
+def test_challenge_requests_are_the_official_bytes() -> None:
+    recorded = payloads(PayloadType.ENC_CHALLENGE_REQUEST, sender="agent")
+    assert recorded
+    for record in recorded:
+        challenge = decode_challenge(record.payload)
+        assert len(challenge) == 92
+        assert encode_challenge(challenge) == record.payload
+
+
+def test_a_challenge_response_that_the_agent_took_is_read() -> None:
+    recorded = [record for record in frames("shell-encrypted") if record.values.get("payload_type") == 9]
+    assert recorded
+    for record in recorded:
+        challenge = decode_challenge(record.payload)
+        assert len(challenge) == 92
+        assert encode_challenge(challenge) == record.payload.replace(b" ", b"")  # not the official client's spaces
+
+
+def test_session_states_are_the_official_bytes() -> None:
+    recorded = payloads(0, sender="agent", message_type="agent_session_state")
+    assert len(recorded) > len(NAMES)
+    states = set()
+    for record in recorded:
+        state = decode_agent_session_state(record.payload)
+        assert state.session_id == json.loads(record.payload)["SessionId"]
+        states.add(state.state)
+        assert encode_agent_session_state(state) == record.payload
+    assert states == {SessionState.CONNECTED, SessionState.TERMINATING}

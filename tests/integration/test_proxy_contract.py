@@ -284,6 +284,16 @@ class TestSignals:
 
 
 class TestEnds:
+    def test_a_port_that_says_nothing_to_somebody_who_says_nothing(self, start: StartProxy) -> None:
+        """What one tries by hand to see whether sshd is there."""
+        with socket.create_server(("127.0.0.1", 0)) as silent:
+            proxy = start(NODE, str(silent.getsockname()[1]))
+            assert proxy.process.stdin is not None
+            proxy.process.stdin.close()
+            status, out, lines = proxy.end()
+        assert (status, out) == (10, b"")
+        assert any("nothing came from port" in line for line in lines)
+
     def test_a_reader_that_vanishes(self, emulated: Emulator, start: StartProxy) -> None:
         proxy = start().greet()
         proxy.vanish()

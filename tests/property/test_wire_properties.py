@@ -35,6 +35,18 @@ from ssm_proxy.wire.payloads import (
     encode_handshake_request,
     encode_handshake_response,
 )
+from ssm_proxy.wire.shell_payloads import (
+    AgentSessionState,
+    TerminalSize,
+    decode_agent_session_state,
+    decode_challenge,
+    decode_exit_code,
+    decode_size,
+    encode_agent_session_state,
+    encode_challenge,
+    encode_exit_code,
+    encode_size,
+)
 
 U32 = st.integers(0, 2**32 - 1)
 KINDS = st.text("abcdefghijklmnopqrstuvwxyz_", min_size=1, max_size=32)
@@ -52,6 +64,7 @@ MEMBERS = st.sampled_from(
         "ActionStatus",
         "ActionType",
         "AgentVersion",
+        "Challenge",
         "CustomerMessage",
         "Errors",
         "HandshakeTimeToComplete",
@@ -60,7 +73,10 @@ MEMBERS = st.sampled_from(
         "ProcessedClientActions",
         "RequestedClientActions",
         "SchemaVersion",
+        "SessionState",
+        "cols",
         "requestedclientactions",
+        "rows",
     ]
 )
 NEARLY = st.recursive(
@@ -86,6 +102,10 @@ DECODERS: list[Callable[[bytes], object]] = [
     decode_handshake_request,
     decode_handshake_response,
     decode_handshake_complete,
+    decode_size,
+    decode_challenge,
+    decode_exit_code,
+    decode_agent_session_state,
 ]
 
 
@@ -155,17 +175,39 @@ def test_handshake_completions_come_back(complete: HandshakeComplete) -> None:
     assert decode_handshake_complete(encode_handshake_complete(complete)) == complete
 
 
+@given(st.builds(TerminalSize, columns=U32, rows=U32))
+def test_sizes_come_back(size: TerminalSize) -> None:
+    assert decode_size(encode_size(size)) == size
+
+
+@given(st.binary(max_size=200))
+def test_challenges_come_back(challenge: bytes) -> None:
+    assert decode_challenge(encode_challenge(challenge)) == challenge
+
+
+@given(st.integers(-(2**31), 2**32 - 1))
+def test_exit_codes_come_back(exit_code: int) -> None:
+    assert decode_exit_code(encode_exit_code(exit_code)) == exit_code
+
+
+@given(st.builds(AgentSessionState, session_id=TEXTS, state=st.text(min_size=1, max_size=20)))
+def test_session_states_come_back(state: AgentSessionState) -> None:
+    assert decode_agent_session_state(encode_agent_session_state(state)) == state
+
+
 @pytest.mark.parametrize("decode", DECODERS)
 @given(data=st.binary(max_size=300))
 @example(data=b"")
 @example(data=b"[" * 5000)
 @example(data=b'{"AcknowledgedMessageSequenceNumber":' + b"1" * 5000 + b"}")
+@example(data=b'{"Challenge":"\\ud800"}')
+@example(data=b"EXIT_CODE: " + b"1" * 5000)
 def test_any_bytes_decode_or_are_a_protocol_error(decode: Callable[[bytes], object], data: bytes) -> None:
     with contextlib.suppress(ProtocolError):
         decode(data)
 
 
-@pytest.mark.parametrize("decode", [decode for decode in DECODERS[1:] if decode is not decode_flag])
+@pytest.mark.parametrize("decode", [decode for decode in DECODERS[1:] if decode not in (decode_flag, decode_exit_code)])
 @given(value=NEARLY)
 def test_any_json_decodes_or_is_a_protocol_error(decode: Callable[[bytes], object], value: object) -> None:
     with contextlib.suppress(ProtocolError):

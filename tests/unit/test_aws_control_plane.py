@@ -309,6 +309,8 @@ def test_opening_of_the_stream_url():
         ("wss://vpce.example:8443/", "wss://vpce.example:8443"),
         ("ws://127.0.0.1:8765", "ws://127.0.0.1:8765"),
         ("ws://[::1]:8765", "ws://[::1]:8765"),
+        ("https://vpce.example", "wss://vpce.example"),
+        ("http://127.0.0.1:8765", "ws://127.0.0.1:8765"),
     ],
 )
 def test_stream_endpoint_replaces_scheme_host_and_port(endpoint, expected):
@@ -323,6 +325,14 @@ def test_stream_endpoint_replaces_scheme_host_and_port(endpoint, expected):
 def test_stream_endpoint_that_is_none(endpoint):
     with pytest.raises(ConfigurationError, match="stream endpoint"):
         plane(stream_endpoint_url=endpoint).websocket_opening(STREAM_URL)
+
+
+@pytest.mark.parametrize("endpoint", ["vpce.example", "wss://h/path", "http://vpce.example"])
+def test_a_wrong_stream_endpoint_is_told_before_a_session_is_started(endpoint):
+    with running() as service:
+        with pytest.raises((ConfigurationError, ControlPlaneError)):
+            start(plane(service.url, stream_endpoint_url=endpoint))
+        assert service.requests == []
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import signal
 import threading
@@ -454,6 +455,24 @@ class TestEndOfInput:
         sender.join(DEADLINE)
         harness.reader.wait_for(GREETING + data)
 
+    @pytest.mark.skipif(not hasattr(fcntl, "F_SETPIPE_SZ"), reason="pipes have one size here")
+    @pytest.mark.usefixtures("small_sink")
+    def test_a_reader_that_takes_all_at_once_after_a_long_pause_loses_nothing(self, make: MakeHarness) -> None:
+        harness = make()
+        harness.start(reading=False)
+        harness.agent.wait_until_ready()
+        harness.end_input()
+        data = os.urandom(MORE_THAN_IS_HELD)
+        sender = threading.Thread(target=harness.agent.send, args=(data,))
+        sender.start()
+        wait_until(lambda: harness.bridge._sink.is_full)
+        threading.Event().wait(0.4)  # longer than the quiet time
+        fcntl.fcntl(harness._output, fcntl.F_SETPIPE_SZ, 1024 * 1024)  # now one write takes all that waits
+        harness.reader.going.set()
+        harness.finish()
+        sender.join(DEADLINE)
+        harness.reader.wait_for(GREETING + data)
+
     def test_a_reconnect_is_no_quiet_remote(self, make: MakeHarness) -> None:
         gate = threading.Event()
         harness = make(lambda: None, lambda: gate.wait(DEADLINE) and None)
@@ -510,9 +529,9 @@ class TestSignals:
     def test_within_a_bounded_time_although_nobody_answers(
         self, tunnel: Harness, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        assert bridge_module.FLUSH_AT_END + bridge_module.TERMINATE_TIMEOUT < 2
+        assert bridge_module.FLUSH_AT_END < bridge_module.SIGNAL_END_TIMEOUT < 2
         monkeypatch.setattr(bridge_module, "FLUSH_AT_END", 0.1)
-        monkeypatch.setattr(bridge_module, "TERMINATE_TIMEOUT", 0.2)
+        monkeypatch.setattr(bridge_module, "SIGNAL_END_TIMEOUT", 0.2)
         release = threading.Event()
         tunnel.connector.on_terminate = lambda: release.wait(DEADLINE) and None
         tunnel.agent.drop("deaf")
@@ -705,7 +724,7 @@ class TestBeginning:
         harness.reader.wait_for(GREETING)
 
     def test_nothing_within_the_time_of_an_attempt(self, make: MakeHarness, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(bridge_module, "ATTEMPT_TIMEOUT", 0.05)
+        monkeypatch.setattr(bridge_module, "FIRST_ATTEMPT_TIMEOUT", 0.05)
         gate = threading.Event()
         harness = make(lambda: gate.wait(DEADLINE) and None)
         harness.start()

@@ -624,6 +624,11 @@ class TestPause:
         ]
         assert started.receive(*short) == [PublicationChanged(paused=True), PublicationChanged(paused=False)]
 
+    def test_does_not_hold_up_the_handshake(self) -> None:
+        side = Side()
+        side.receive(PAUSE, wire_sketch.output(0, wire_sketch.handshake_request(), 5))
+        assert [payload_type for _, payload_type, _ in inputs(side.sent())] == [6]
+
     def test_loses_nothing(self, started: Side) -> None:
         started.channel.send_input(b"a", SETTLED)
         started.receive(PAUSE, now=SETTLED)

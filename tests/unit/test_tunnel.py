@@ -90,7 +90,7 @@ class TestConnector:
         assert marks == ["StartSession"]
         assert all(b"Authorization: signed\r\n" in request for request in server.requests)
 
-    def test_a_token_whose_opening_failed_is_used_again(self) -> None:
+    def test_the_first_token_is_used_again_when_its_opening_failed_and_later_ones_are_not(self) -> None:
         refuse = answer_with("HTTP/1.1 503 Busy\r\nContent-Length: 0\r\n\r\n")
         answers = [refuse, refuse, upgrade, refuse, upgrade]
 
@@ -108,8 +108,8 @@ class TestConnector:
                     continue
                 tokens.append(connection.token.reveal())
                 connection.websocket.close()
-        assert tokens == ["first", "resumed-2"]
-        assert [call.split()[0] for call in control_plane.calls] == ["start", "resume"]
+        assert tokens == ["first", "resumed-3"]
+        assert [call.split()[0] for call in control_plane.calls] == ["start", "resume", "resume"]
 
     def test_a_session_that_is_gone_is_the_end_with_a_reason(self) -> None:
         with ScriptedServer(upgrade) as server:

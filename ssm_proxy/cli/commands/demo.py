@@ -80,7 +80,7 @@ class _Demo:
         # The three lines that a user writes, with this very Python instead of what is on the PATH.
         proxy_command = f"{shlex.quote(sys.executable)} -m ssm_proxy proxy %h %p"
         self._config.write_text(
-            f"Host i-* mi-*\n    ProxyCommand {proxy_command}\n    ServerAliveInterval 60\n"
+            f"Host i-* mi-*\n    ProxyCommand {proxy_command}\n    ServerAliveInterval 300\n"
             f"    IdentityFile {emulator.identity_file}\n    IdentitiesOnly yes\n"
             f"    BatchMode yes\n    LogLevel ERROR\n"
             f"    UserKnownHostsFile {folder / 'known_hosts'}\n    StrictHostKeyChecking accept-new\n"

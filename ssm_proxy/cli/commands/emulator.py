@@ -23,7 +23,7 @@ out. Port 22 of a node is an embedded SSH server that runs commands as the curre
 
 _EPILOG: Final = """\
 examples:
-  ssm-proxy emulator
+  ssm-proxy emulator --port 8022
   ssm-proxy emulator --node i-0123456789abcdef0=127.0.0.1:2222 --tls
   ssm-proxy emulator --agent-pacing none --fault drop_after_bytes=5000000 --fault drop_manner=close-1000
   curl -d '{"delay_ms": 50}' http://127.0.0.1:8022/_emulator/faults

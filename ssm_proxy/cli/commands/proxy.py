@@ -11,8 +11,9 @@ import sys
 from typing import TYPE_CHECKING
 
 from ssm_proxy.cli import messages
+from ssm_proxy.cli.terminal import TerminalGuard
 from ssm_proxy.cli.timing import Timeline
-from ssm_proxy.errors import TargetError, UsageError
+from ssm_proxy.errors import SsmProxyError, TargetError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -95,6 +96,7 @@ def run(arguments: argparse.Namespace) -> int:
     input_fd, output_fd = _claim_streams()
     stderr = messages.StderrWriter()
     timeline = Timeline(stderr.write if arguments.timing else _show_nothing)
+    terminal = TerminalGuard()
     try:
         try:
             messages.set_up_logging(arguments.verbosity, arguments.log_file, stderr)
@@ -115,11 +117,12 @@ def run(arguments: argparse.Namespace) -> int:
             TunnelRequest(target=host, port=port, document_name=arguments.document_name, reason=arguments.reason),
             input_fd=input_fd,
             output_fd=output_fd,
-            notify=lambda text: stderr.write(f"ssm-proxy: {messages.printable(text)}"),
+            notify=lambda text: _notify(text, stderr, arguments.log_file),
             mark=timeline.mark,
         )
 
         def end(number: int, _frame: FrameType | None) -> None:
+            _ignore_signals(_ENDING_SIGNALS)  # one is enough, and a handler that is interrupted by itself adds up
             tunnel.stop(number)
 
         for name in _ENDING_SIGNALS:
@@ -129,11 +132,23 @@ def run(arguments: argparse.Namespace) -> int:
         outcome = tunnel.run()
         logger.info("end: %d bytes in, %d bytes out", outcome.input_bytes, outcome.output_bytes)
         return 0 if outcome.signal_number is None else _EXIT_SIGNAL_BASE + outcome.signal_number
+    except SsmProxyError as error:
+        if arguments.log_file is not None:  # with ControlPersist that is all there is to read
+            for line in messages.error_lines(error):
+                logger.error("%s", line)
+        raise
     finally:
+        terminal.restore()
         # All that they could ask for is done; what is left takes no time and should end with its own status.
         _ignore_signals(_ENDING_SIGNALS)
         timeline.tell()
         stderr.flush()
+
+
+def _notify(text: str, stderr: messages.StderrWriter, log_file: str | None) -> None:
+    stderr.write(f"ssm-proxy: {messages.printable(text)}")
+    if log_file is not None:
+        logger.info("%s", text)
 
 
 def check_target(host: str) -> str:
