@@ -1,14 +1,16 @@
-"""WebSocketTransport over real sockets, and the opening against real listeners; frames are made by hand."""
+"""WebSocketTransport over real sockets; frames are made by hand."""
 
 from __future__ import annotations
 
-import base64
+import contextlib
 import os
+import random
 import socket
 import ssl
 import struct
 import threading
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -22,25 +24,18 @@ from websocket_peer import (
     PONG,
     TEXT,
     FrameReader,
-    ScriptedServer,
-    answer_with,
     frame,
-    read_request,
-    upgrade,
+    receive,
 )
 
 from ssm_proxy.emulator.certificates import make_server_context
 from ssm_proxy.errors import (
-    ConfigurationError,
-    ConnectFailed,
-    OpeningRefused,
     RemoteProtocolError,
-    SsmProxyError,
     TransportClosed,
-    TransportTimeout,
 )
+from ssm_proxy.transport.frames import MAX_MESSAGE_BYTES
 from ssm_proxy.transport.poller import make_poller
-from ssm_proxy.transport.websocket import MAX_MESSAGE_BYTES, WebSocketTransport, open_websocket
+from ssm_proxy.transport.websocket import SEND_CHUNK_BYTES, WebSocketTransport
 
 Pair = tuple[WebSocketTransport, socket.socket]
 RESET = struct.pack("ii", 1, 0)
@@ -78,17 +73,6 @@ def tls_pair(authority: tuple[ssl.SSLContext, Path]) -> Iterator[Pair]:
     with served[0]:
         yield transport, served[0]
     transport.close()
-
-
-def receive(transport: WebSocketTransport, count: int) -> list[bytes]:
-    """Receive as the loop does: when the poller says so, or ``has_more``."""
-    poller = make_poller()
-    poller.set(transport.fileno(), read=True)
-    messages: list[bytes] = []
-    while len(messages) < count:
-        assert transport.has_more or poller.wait(DEADLINE), f"only {len(messages)} messages arrived"
-        messages += transport.receive()
-    return messages
 
 
 def flush_into(transport: WebSocketTransport, theirs: socket.socket, count: int) -> list[tuple[int, bytes]]:
@@ -184,6 +168,104 @@ class TestSending:
         assert transport.fileno() == -1
 
 
+class TestLanes:
+    def test_ahead_goes_before_what_was_queued_earlier(self, pair: Pair) -> None:
+        transport, theirs = pair
+        transport.send([b"data 1", b"data 2"])
+        transport.send_text("opening")
+        transport.ping()
+        transport.send_ahead([b"ahead 1", b"ahead 2"])
+        transport.send([b"data 3"])
+        theirs.sendall(frame(b"are you there", PING))
+        transport.receive()
+        assert flush_into(transport, theirs, 8) == [
+            (TEXT, b"opening"),
+            (PING, b"keepalive"),
+            (BINARY, b"ahead 1"),
+            (BINARY, b"ahead 2"),
+            (PONG, b"are you there"),
+            (BINARY, b"data 1"),
+            (BINARY, b"data 2"),
+            (BINARY, b"data 3"),
+        ]
+
+    def test_more_ahead_than_leaves_at_once_lets_nothing_in_between(self, pair: Pair) -> None:
+        transport, theirs = pair
+        ahead = [b"%d" % number + b"x" * 1100 for number in range(100)]
+        transport.send([b"small"])
+        transport.send_ahead(ahead)
+        assert [payload for _, payload in flush_into(transport, theirs, 101)] == [*ahead, b"small"]
+
+    @pytest.mark.parametrize("kind", ["pair", "tls_pair"])
+    def test_only_what_has_begun_to_leave_goes_before(self, request: pytest.FixtureRequest, kind: str) -> None:
+        transport, theirs = request.getfixturevalue(kind)
+        data = [os.urandom(1100) for _ in range(6000)]
+        frame_bytes = 1100 + 8
+        transport.send(data)
+        queued = transport.queued_bytes
+        assert queued == len(data) * frame_bytes
+        transport.flush()
+        taken = queued - transport.queued_bytes
+        assert 0 < taken < queued, "the socket has to refuse something"
+        transport.send_ahead([b"ahead"])
+        transport.ping()
+        frames = flush_into(transport, theirs, len(data) + 2)
+        place = frames.index((BINARY, b"ahead"))
+        assert place * frame_bytes <= taken + SEND_CHUNK_BYTES
+        assert frames.pop(place + 1) == (PING, b"keepalive")
+        del frames[place]
+        assert [payload for _, payload in frames] == data
+
+    @pytest.mark.parametrize("kind", ["pair", "tls_pair"])
+    def test_every_byte_arrives_while_the_reader_stops_and_goes_on(
+        self, request: pytest.FixtureRequest, kind: str
+    ) -> None:
+        """Something is put ahead behind every write that was refused, which TLS wants repeated as it was."""
+        transport, theirs = request.getfixturevalue(kind)
+        theirs.setblocking(False)
+        source = random.Random(5)
+        reader = FrameReader()
+        sent: dict[bytes, list[bytes]] = {b"d": [], b"a": []}
+        arrived: dict[bytes, list[bytes]] = {b"d": [], b"a": []}
+        until = time.monotonic() + DEADLINE
+        refusals = 0
+
+        def send(kind: bytes, largest: int, count: int) -> list[bytes]:
+            messages = [kind + source.randbytes(source.randrange(largest)) for _ in range(count)]
+            sent[kind] += messages
+            return messages
+
+        def read(size: int) -> None:
+            with contextlib.suppress(BlockingIOError, ssl.SSLWantReadError):
+                for _, payload in reader.feed(theirs.recv(size)):
+                    arrived[payload[:1]].append(payload)
+
+        while arrived != sent or refusals < 200:
+            assert time.monotonic() < until
+            if refusals < 200 and transport.queued_bytes < 100_000:
+                transport.send(send(b"d", 3000, 200))
+            transport.flush()
+            if transport.wants_write:
+                refusals += 1
+                if refusals < 200:
+                    transport.send_ahead(send(b"a", 300, source.randrange(3)))
+                read(source.choice([10, 5000, 65536]))
+            else:
+                read(65536)
+        assert reader.rest == b""
+        assert transport.queued_bytes == 0
+
+    def test_a_broken_connection_leaves_nothing_queued(self, pair: Pair) -> None:
+        transport, theirs = pair
+        theirs.close()
+        transport.send([b"x"])
+        transport.send_ahead([b"y"])
+        with pytest.raises(TransportClosed, match="broke while sending"):
+            transport.flush()
+        assert transport.queued_bytes == 0
+        assert not transport.wants_write
+
+
 class TestReceiving:
     def test_nothing_is_no_message(self, pair: Pair) -> None:
         assert pair[0].receive() == []
@@ -230,11 +312,22 @@ class TestReceiving:
         assert receive(transport, 2) == [b"one two", b"next"]
         assert flush_into(transport, theirs, 1) == [(PONG, b"are you there")]
 
-    def test_a_ping_is_answered_with_its_payload(self, pair: Pair) -> None:
+    @pytest.mark.parametrize("payload", [b"", b"x" * 125])
+    def test_a_ping_is_answered_with_its_payload(self, pair: Pair, payload: bytes) -> None:
         transport, theirs = pair
-        theirs.sendall(frame(b"", PING) + frame(b"x" * 125, PING) + frame(b"ignored", PONG))
+        theirs.sendall(frame(payload, PING) + frame(b"ignored", PONG))
         assert transport.receive() == []
-        assert flush_into(transport, theirs, 2) == [(PONG, b""), (PONG, b"x" * 125)]
+        assert transport.wants_write
+        assert flush_into(transport, theirs, 1) == [(PONG, payload)]
+        assert not transport.wants_write
+
+    def test_of_pings_without_end_only_the_last_is_answered(self, pair: Pair) -> None:
+        transport, theirs = pair
+        for number in range(1000):
+            theirs.sendall(frame(b"%d" % number, PING) * 10)
+            assert transport.receive() == []
+        assert transport.queued_bytes == 0
+        assert flush_into(transport, theirs, 1) == [(PONG, b"999")]
 
     def test_every_byte_counts_as_a_sign_of_life(self, pair: Pair) -> None:
         transport, theirs = pair
@@ -291,8 +384,9 @@ class TestEnd:
             (b"\x03\xe9", "close frame with code 1001"),
             (b"\x0f\xa0", "close frame with code 4000"),
             (b"", "close frame without a code"),
-            (b"\x03\xee", "Invalid close opcode 1006"),
-            (b"\x00", "Invalid close frame"),
+            (b"\x03\xee", "close frame with code 1006"),
+            (b"\x00", "close frame without a code"),
+            (b"\x03\xe8\xff", "close frame with code 1000 ('\ufffd')"),
         ],
     )
     def test_every_close_frame_is_an_end_behind_the_last_message(self, pair: Pair, payload: bytes, cause: str) -> None:
@@ -345,6 +439,8 @@ class TestEnd:
             pytest.param(frame(b"?", 0), id="continuation of nothing"),
             pytest.param(frame(b"a", fin=False) + frame(b"b"), id="message within a message"),
             pytest.param(frame(b"a", PING, fin=False), id="ping in fragments"),
+            pytest.param(b"\x82\x81maska", id="masked"),
+            pytest.param(b"\x89\x7e\x00\x7ex", id="control frame of 126 bytes"),
         ],
     )
     def test_what_is_no_websocket_is_refused(self, pair: Pair, data: bytes) -> None:
@@ -369,276 +465,3 @@ class TestEnd:
         theirs.sendall(data)
         with pytest.raises(RemoteProtocolError, match="none may be larger than 8388608"):
             transport.receive()
-
-
-# --- the opening -------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(autouse=True)
-def no_proxy_variables(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("HTTPS_PROXY", "HTTP_PROXY", "NO_PROXY", "ALL_PROXY"):
-        monkeypatch.delenv(name, raising=False)
-        monkeypatch.delenv(name.lower(), raising=False)
-
-
-def open_at(url: str, **changes: object) -> WebSocketTransport:
-    options: dict[str, object] = {"headers": {}, "ca_bundle": None, "proxy_url": None, "timeout": DEADLINE}
-    return open_websocket(url, **{**options, **changes})  # type: ignore[arg-type]
-
-
-def refusal(url: str, **changes: object) -> SsmProxyError:
-    """Open, and give the error, which must say what, why and what to do in the required form."""
-    with pytest.raises(SsmProxyError) as caught:
-        open_at(url, **changes)
-    error = caught.value
-    for text in (error.message, error.cause, error.hint):
-        assert text is None or (text and not text.endswith(".") and "\n" not in text)
-    return error
-
-
-def echo(connection: socket.socket, request: bytes) -> None:
-    """Accept, say hello, and answer the first frame with its own payload."""
-    upgrade(connection, request)
-    connection.sendall(frame(b"hello"))
-    reader = FrameReader()
-    while not (frames := reader.feed(connection.recv(65536))):
-        pass
-    connection.sendall(frame(frames[0][1]))
-
-
-def talk(transport: WebSocketTransport) -> None:
-    assert receive(transport, 1) == [b"hello"]
-    transport.send([b"ping pong"])
-    transport.flush()
-    assert receive(transport, 1) == [b"ping pong"]
-    transport.close()
-
-
-class TestOpening:
-    def test_the_url_goes_out_as_it_is_with_the_headers(self) -> None:
-        with ScriptedServer(echo) as server:
-            url = f"ws://127.0.0.1:{server.port}/v1/data-channel/user%2Fx-1?role=publish_subscribe&cell=a=b"
-            talk(open_at(url, headers={"Authorization": "AWS4 x", "X-Amz-Date": "now"}))
-        first, *lines = server.requests[0].decode().split("\r\n")
-        assert first == "GET /v1/data-channel/user%2Fx-1?role=publish_subscribe&cell=a=b HTTP/1.1"
-        names = [line.partition(":")[0].lower() for line in lines if line]
-        assert "Authorization: AWS4 x" in lines
-        assert "X-Amz-Date: now" in lines
-        assert f"Host: 127.0.0.1:{server.port}" in lines
-        assert "origin" not in names
-        assert "sec-websocket-extensions" not in names, "no compression: RSV bits would be garbage"
-
-    def test_over_tls(self, authority: tuple[ssl.SSLContext, Path]) -> None:
-        with ScriptedServer(echo, authority[0]) as server:
-            talk(open_at(f"wss://localhost:{server.port}/", ca_bundle=str(authority[1])))
-
-    def test_bytes_behind_the_answer_are_not_lost(self) -> None:
-        def answer(connection: socket.socket, request: bytes) -> None:
-            upgrade(connection, request)
-            connection.sendall(frame(b"x") * 3)
-
-        with ScriptedServer(answer) as server:
-            transport = open_at(f"ws://127.0.0.1:{server.port}/")
-            assert receive(transport, 3) == [b"x"] * 3
-            transport.close()
-
-    def test_403_names_the_permission(self) -> None:
-        with ScriptedServer(answer_with("HTTP/1.1 403 Forbidden\r\nContent-Length: 6\r\n\r\nsecret")) as server:
-            error = refusal(f"ws://127.0.0.1:{server.port}/")
-        assert isinstance(error, OpeningRefused)
-        assert error.status == 403
-        assert error.exit_status == 6
-        assert "ssmmessages:OpenDataChannel" in (error.cause or "")
-        assert "ssmmessages:OpenDataChannel" in (error.hint or "")
-
-    @pytest.mark.parametrize("status", [200, 400, 404, 429, 500, 503])
-    def test_any_other_answer_is_a_refusal_with_its_status(self, status: int) -> None:
-        text = f"HTTP/1.1 {status} Whatever\r\nX-Debug: secret\r\nContent-Length: 6\r\n\r\nsecret"
-        with ScriptedServer(answer_with(text)) as server:
-            error = refusal(f"ws://127.0.0.1:{server.port}/")
-        assert isinstance(error, OpeningRefused)
-        assert error.status == status
-        assert "secret" not in f"{error.message}{error.cause}{error.hint}"
-
-    @pytest.mark.parametrize("status", [301, 302, 307])
-    def test_a_redirect_is_not_followed(self, status: int) -> None:
-        with ScriptedServer(echo) as elsewhere:
-            location = f"ws://127.0.0.1:{elsewhere.port}/"
-            text = f"HTTP/1.1 {status} Go\r\nLocation: {location}\r\nContent-Length: 0\r\n\r\n"
-            with ScriptedServer(answer_with(text)) as server:
-                error = refusal(f"ws://127.0.0.1:{server.port}/", headers={"Authorization": "AWS4 x"})
-            assert isinstance(error, ConnectFailed)
-            assert elsewhere.requests == []
-
-    @pytest.mark.parametrize(
-        "text",
-        [
-            "",
-            "\r\n\r\n",
-            "SSH-2.0-OpenSSH_9.2\r\n\r\n",
-            "HTTP/1.1 101 Switching Protocols\r\n\r\n",
-            "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-            "Sec-WebSocket-Accept: AAAAAAAAAAAAAAAAAAAAAAAAAAA=\r\n\r\n",
-            "HTTP/1.1 101 \xff\r\nno colon\r\n\r\n",
-        ],
-    )
-    def test_an_answer_that_is_no_upgrade(self, text: str) -> None:
-        with ScriptedServer(answer_with(text)) as server:
-            error = refusal(f"ws://127.0.0.1:{server.port}/")
-        assert isinstance(error, ConnectFailed | OpeningRefused)
-
-    def test_silence_has_a_deadline(self) -> None:
-        released = threading.Event()
-        with ScriptedServer(lambda _connection, _request: released.wait(DEADLINE) and None) as server:
-            error = refusal(f"ws://127.0.0.1:{server.port}/", timeout=0.1)
-            released.set()
-        assert isinstance(error, TransportTimeout)
-
-    def test_nothing_listens(self) -> None:
-        with socket.create_server(("127.0.0.1", 0)) as listener:
-            port = listener.getsockname()[1]
-        error = refusal(f"ws://127.0.0.1:{port}/")
-        assert isinstance(error, ConnectFailed)
-        assert error.cause == "connection refused"
-        assert "HTTPS_PROXY" in (error.hint or "")
-
-    def test_a_name_that_does_not_resolve(self) -> None:
-        error = refusal("ws://no-such-host.invalid/")
-        assert isinstance(error, ConnectFailed)
-        assert error.message == "the name no-such-host.invalid cannot be resolved"
-
-    def test_an_untrusted_certificate(self, authority: tuple[ssl.SSLContext, Path]) -> None:
-        with ScriptedServer(echo, authority[0]) as server:
-            error = refusal(f"wss://127.0.0.1:{server.port}/")
-        assert isinstance(error, ConnectFailed)
-        assert error.message == "the certificate of 127.0.0.1 is not trusted"
-        assert "AWS_CA_BUNDLE" in (error.hint or "")
-        assert server.requests == []
-
-    def test_tls_with_a_server_that_speaks_none(self) -> None:
-        with ScriptedServer(answer_with("HTTP/1.1 400 Bad Request\r\n\r\n")) as server:
-            # The client hello ends with no blank line: the server answers when we have gone. So it must be cut short.
-            error = refusal(f"wss://127.0.0.1:{server.port}/", timeout=0.1)
-        assert isinstance(error, TransportTimeout | ConnectFailed)
-
-    def test_a_ca_bundle_that_cannot_be_read(self, tmp_path: Path) -> None:
-        (tmp_path / "no.pem").write_text("no certificate")
-        for path in (tmp_path / "missing.pem", tmp_path / "no.pem"):
-            error = refusal("wss://127.0.0.1:1/", ca_bundle=str(path))
-            assert isinstance(error, ConfigurationError)
-            assert str(path) in error.message
-
-
-class TestProxy:
-    """With a small CONNECT proxy: what the environment says was decided elsewhere and must not matter here."""
-
-    @staticmethod
-    def connect_proxy(target_port: int) -> Callable[[socket.socket, bytes], None]:
-        def answer(connection: socket.socket, request: bytes) -> None:
-            wanted = b"Proxy-Authorization: Basic " + base64.b64encode("user@corp:p:ä ss".encode())
-            if wanted not in request.split(b"\r\n"):
-                connection.sendall(b"HTTP/1.1 407 Proxy Authentication Required\r\nX-Hint: secret\r\n\r\n")
-                return
-            with socket.create_connection(("127.0.0.1", target_port)) as target:
-                connection.sendall(b"HTTP/1.1 200 Connection established\r\n\r\n")
-                back = threading.Thread(target=pump, args=(target, connection))
-                back.start()
-                pump(connection, target)
-                back.join(DEADLINE)
-
-        return answer
-
-    def test_with_credentials_through_to_tls(self, authority: tuple[ssl.SSLContext, Path]) -> None:
-        with (
-            ScriptedServer(echo, authority[0]) as server,
-            ScriptedServer(self.connect_proxy(server.port)) as proxy,
-        ):
-            talk(
-                open_at(
-                    # The name is for the proxy to resolve; the certificate must be for it.
-                    f"wss://localhost:{server.port}/",
-                    ca_bundle=str(authority[1]),
-                    proxy_url=f"http://user%40corp:p%3A%C3%A4%20ss@127.0.0.1:{proxy.port}",
-                )
-            )
-        assert proxy.requests[0].startswith(f"CONNECT localhost:{server.port} HTTP/1.1\r\n".encode())
-        assert b"Authorization" not in server.requests[0]
-
-    def test_a_certificate_for_another_name(self, authority: tuple[ssl.SSLContext, Path]) -> None:
-        with (
-            ScriptedServer(echo, authority[0]) as server,
-            ScriptedServer(self.connect_proxy(server.port)) as proxy,
-        ):
-            error = refusal(
-                "wss://other.invalid/",
-                ca_bundle=str(authority[1]),
-                proxy_url=f"http://user%40corp:p%3A%C3%A4%20ss@127.0.0.1:{proxy.port}",
-            )
-        assert isinstance(error, ConnectFailed)
-        assert "other.invalid" in (error.cause or "")
-        assert server.requests == []
-
-    def test_407_names_the_proxy_and_no_credentials(self) -> None:
-        with ScriptedServer(self.connect_proxy(1)) as proxy:
-            error = refusal("ws://ssmmessages.invalid/", proxy_url=f"http://mallory:hush@127.0.0.1:{proxy.port}")
-        assert isinstance(error, ConnectFailed)
-        assert error.message == f"the proxy 127.0.0.1:{proxy.port} did not let us through to ssmmessages.invalid"
-        assert "407" in (error.cause or "")
-        assert "HTTPS_PROXY" in (error.hint or "")
-        assert not {"mallory", "hush", "secret"} & set(f"{error.message} {error.cause} {error.hint}".split())
-
-    def test_an_unreachable_proxy_is_named(self) -> None:
-        with socket.create_server(("127.0.0.1", 0)) as listener:
-            port = listener.getsockname()[1]
-        error = refusal("ws://ssmmessages.invalid/", proxy_url=f"http://mallory:hush@127.0.0.1:{port}")
-        assert error.message == f"no connection to ssmmessages.invalid through the proxy 127.0.0.1:{port}"
-        assert error.cause == "connection refused"
-
-    def test_a_proxy_whose_name_does_not_resolve_is_named(self) -> None:
-        error = refusal("ws://ssmmessages.invalid/", proxy_url="http://no-such-proxy.invalid:3128")
-        assert error.message == "the proxy no-such-proxy.invalid:3128 cannot be resolved"
-        assert "HTTPS_PROXY" in (error.hint or "")
-
-    @pytest.mark.parametrize(
-        "url", ["https://mallory:hush@proxy:3128", "socks5://mallory:hush@proxy", "http://mallory:hush@proxy:0x1"]
-    )
-    def test_a_kind_of_proxy_that_is_not_supported(self, url: str) -> None:
-        error = refusal("ws://127.0.0.1:1/", proxy_url=url)
-        assert isinstance(error, ConfigurationError)
-        assert "hush" not in f"{error.message} {error.cause} {error.hint}"
-
-    @pytest.mark.parametrize("name", ["http_proxy", "HTTP_PROXY", "https_proxy"])
-    def test_no_proxy_means_none_whatever_the_environment_says(
-        self, monkeypatch: pytest.MonkeyPatch, authority: tuple[ssl.SSLContext, Path], name: str
-    ) -> None:
-        with (
-            ScriptedServer(echo, authority[0] if name == "https_proxy" else None) as server,
-            ScriptedServer(answer_with("HTTP/1.1 407 No\r\n\r\n")) as proxy,
-        ):
-            monkeypatch.setenv(name, f"http://127.0.0.1:{proxy.port}")
-            scheme = "wss" if name == "https_proxy" else "ws"
-            talk(open_at(f"{scheme}://127.0.0.1:{server.port}/", ca_bundle=str(authority[1])))
-            assert proxy.requests == []
-
-    def test_a_chosen_proxy_is_taken_whatever_the_environment_says(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setenv("no_proxy", "*")
-        with ScriptedServer(answer_with("HTTP/1.1 407 No\r\n\r\n")) as proxy:
-            refusal("ws://ssmmessages.invalid/", proxy_url=f"http://127.0.0.1:{proxy.port}")
-            assert proxy.requests[0].startswith(b"CONNECT ssmmessages.invalid:80 ")
-
-
-def pump(source: socket.socket, target: socket.socket) -> None:
-    try:
-        while data := source.recv(65536):
-            target.sendall(data)
-        target.shutdown(socket.SHUT_WR)
-    except OSError:
-        return
-
-
-def test_read_request_leaves_what_follows() -> None:
-    ours, theirs = socket.socketpair()
-    with ours, theirs:
-        theirs.sendall(b"GET / HTTP/1.1\r\n\r\nmore")
-        assert read_request(ours) == b"GET / HTTP/1.1\r\n\r\n"
-        assert ours.recv(4) == b"more"

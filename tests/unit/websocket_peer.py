@@ -10,6 +10,9 @@ import threading
 from collections.abc import Callable
 from types import TracebackType
 
+from ssm_proxy.transport.poller import make_poller
+from ssm_proxy.transport.websocket import WebSocketTransport
+
 TEXT, BINARY, CLOSE, PING, PONG = 1, 2, 8, 9, 10
 DEADLINE = 10.0
 
@@ -61,6 +64,17 @@ class FrameReader:
         return data[0] & 0x0F, number.to_bytes(size, "big")
 
 
+def receive(transport: WebSocketTransport, count: int) -> list[bytes]:
+    """Receive as the loop does: when the poller says so, or ``has_more``."""
+    poller = make_poller()
+    poller.set(transport.fileno(), read=True)
+    messages: list[bytes] = []
+    while len(messages) < count:
+        assert transport.has_more or poller.wait(DEADLINE), f"only {len(messages)} messages arrived"
+        messages += transport.receive()
+    return messages
+
+
 def read_request(connection: socket.socket) -> bytes:
     """Read up to the blank line that ends a request, one byte at a time so that nothing behind it is taken."""
     request = b""
@@ -72,14 +86,14 @@ def read_request(connection: socket.socket) -> bytes:
     return request
 
 
-def upgrade(connection: socket.socket, request: bytes) -> None:
-    """Accept the WebSocket."""
+def upgrade(connection: socket.socket, request: bytes, *, more_headers: bytes = b"") -> None:
+    """Accept the WebSocket. More headers end with a line end each."""
     headers = dict(line.split(": ", 1) for line in request.decode().split("\r\n")[1:] if line)
     key = headers["Sec-WebSocket-Key"] + "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
     accept = base64.b64encode(hashlib.sha1(key.encode()).digest()).decode()
     connection.sendall(
         b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-        b"Sec-WebSocket-Accept: " + accept.encode() + b"\r\n\r\n"
+        b"Sec-WebSocket-Accept: " + accept.encode() + b"\r\n" + more_headers + b"\r\n"
     )
 
 
