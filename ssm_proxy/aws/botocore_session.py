@@ -9,8 +9,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ssm_proxy.aws.error_mapping import no_region
 
@@ -19,8 +18,7 @@ if TYPE_CHECKING:
     from botocore.session import Session
 
 
-@dataclass(frozen=True, kw_only=True)
-class Patience:
+class Patience(NamedTuple):
     """How long one call may take; times in seconds."""
 
     connect_timeout: float = 10.0
@@ -35,6 +33,8 @@ BRIEF = Patience(attempts=2)
 QUICK = Patience(connect_timeout=1.0, read_timeout=1.5, attempts=2)
 """For TerminateSession: a dying process waits for it."""
 _DEFAULT_ATTEMPTS = 6
+_SERVICES = frozenset({"ssm", "sts", "sso", "sso-oidc", "signin"})
+"""Those that are ever called: Systems Manager, and what the credential providers need."""
 
 
 class BotocoreSession:
@@ -144,6 +144,7 @@ def _create_session(profile: str | None, region: str | None) -> Session:
 
     session = Session(
         profile=profile,
+        include_builtin_handlers=False,
         session_vars={
             # AWS_REGION first, as in the AWS CLI and all newer SDKs; botocore knows only the other name.
             "region": ("region", ["AWS_REGION", "AWS_DEFAULT_REGION"], None, None),
@@ -152,6 +153,7 @@ def _create_session(profile: str | None, region: str | None) -> Session:
             "max_attempts": ("max_attempts", "AWS_MAX_ATTEMPTS", _DEFAULT_ATTEMPTS, int),
         },
     )
+    _register_handlers(session)
     session.lazy_register_component("data_loader", lambda: create_loader(session.get_config_variable("data_path")))
     if region is not None:
         session.set_config_variable("region", region)
@@ -160,3 +162,22 @@ def _create_session(profile: str | None, region: str | None) -> Session:
         Config(connect_timeout=PATIENT.connect_timeout, read_timeout=PATIENT.read_timeout)
     )
     return session
+
+
+def _register_handlers(session: Session) -> None:
+    """Register botocore's own event handlers, as the session would by itself, but not those that can never be called.
+
+    Four of five are for other services or for documentation; registering them takes a fifteenth of a cold start.
+    """
+    from botocore import handlers
+
+    events = session.get_component("event_emitter")
+    register = {
+        handlers.REGISTER_FIRST: events.register_first,
+        handlers.REGISTER_LAST: events.register_last,
+    }
+    for event, handler, *place in handlers.BUILTIN_HANDLERS:
+        kind, _, rest = event.partition(".")
+        service = rest.partition(".")[0]
+        if kind != "docs" and (service in _SERVICES or service in ("", "*")):
+            (register[place[0]] if place else events.register)(event, handler)

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 
 class Settings(Protocol):
@@ -17,8 +16,7 @@ class Settings(Protocol):
     def profiles(self) -> Mapping[str, Mapping[str, Any]]: ...
 
 
-@dataclass(frozen=True, kw_only=True)
-class Call:
+class Call(NamedTuple):
     """One call to the control plane, or the signing of one opening."""
 
     operation: str

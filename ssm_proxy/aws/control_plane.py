@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 from urllib.parse import urlsplit
 
 from ssm_proxy.aws.botocore_session import BRIEF, QUICK, BotocoreSession
@@ -30,8 +29,7 @@ __all__ = ["BotocoreControlPlane", "ControlPlane", "StartedSession", "WebSocketO
 logger = logging.getLogger("ssm_proxy.aws")
 
 
-@dataclass(frozen=True, kw_only=True)
-class StartedSession:
+class StartedSession(NamedTuple):
     """What StartSession answers (docs/PROTOCOL.md section 1.1)."""
 
     session_id: str
@@ -74,6 +72,7 @@ class BotocoreControlPlane:
         region: None takes AWS_REGION, AWS_DEFAULT_REGION or the profile's.
         endpoint_url: replaces the address of the Systems Manager API.
         stream_endpoint_url: replaces scheme, host and port of every stream URL.
+        sending_start: called when all is ready and a request for a session leaves, and again for each repeat.
     """
 
     def __init__(
@@ -83,11 +82,13 @@ class BotocoreControlPlane:
         region: str | None = None,
         endpoint_url: str | None = None,
         stream_endpoint_url: str | None = None,
+        sending_start: Callable[[], None] | None = None,
     ) -> None:
         self._profile = profile
         self._region = region
         self._endpoint_url = endpoint_url
         self._stream_endpoint_url = stream_endpoint_url
+        self._sending_start = sending_start
         self._lock = threading.Lock()
         self._session: BotocoreSession | None = None
 
@@ -110,17 +111,15 @@ class BotocoreControlPlane:
         if reason:
             request["Reason"] = reason
         with self._call("StartSession", target=target, document_name=document_name) as session:
-            answer = session.client().start_session(**request)
-            try:
-                return StartedSession(
-                    session_id=answer["SessionId"], stream_url=answer["StreamUrl"], token=Secret(answer["TokenValue"])
-                )
-            except KeyError as error:
-                raise ControlPlaneError(
-                    "the answer to StartSession is incomplete",
-                    cause=f"it has no {error.args[0]}",
-                    hint="check that the endpoint is a Systems Manager endpoint",
-                ) from None
+            client = session.client()
+            if self._sending_start is not None:
+                client.meta.events.register_last("before-send.ssm.StartSession", self._before_send)
+            answer = client.start_session(**request)
+            return StartedSession(
+                session_id=_text(answer, "SessionId", "StartSession"),
+                stream_url=_text(answer, "StreamUrl", "StartSession"),
+                token=Secret(_text(answer, "TokenValue", "StartSession")),
+            )
 
     def resume_session(self, session_id: str) -> Secret | None:
         """Call ResumeSession, twice at most: the caller pauses and tries again itself.
@@ -142,8 +141,7 @@ class BotocoreControlPlane:
                 if says_session_is_gone(error.response):
                     return None
                 raise
-            token = answer.get("TokenValue")
-            return Secret(token) if token else None
+            return Secret(_text(answer, "TokenValue", "ResumeSession")) if answer.get("TokenValue") else None
 
     def terminate_session(self, session_id: str) -> None:
         """Call TerminateSession. A session that is gone already is no error.
@@ -191,6 +189,10 @@ class BotocoreControlPlane:
                 proxy_url=proxy,
             )
 
+    def _before_send(self, **_: object) -> None:
+        if self._sending_start is not None:
+            self._sending_start()
+
     @contextmanager
     def _call(
         self, operation: str, *, target: str | None = None, document_name: str | None = None
@@ -221,3 +223,15 @@ class BotocoreControlPlane:
                     profile=self._profile, region=self._region, endpoint_url=self._endpoint_url
                 )
             return self._session
+
+
+def _text(answer: Mapping[str, Any], name: str, operation: str) -> str:
+    """Give a member of an answer; botocore does not look whether it is there, nor whether it is text."""
+    value = answer.get(name)
+    if not isinstance(value, str) or not value:
+        raise ControlPlaneError(
+            f"the answer to {operation} is incomplete",
+            cause=f"it has no {name}",
+            hint="check that the endpoint is a Systems Manager endpoint",
+        )
+    return value

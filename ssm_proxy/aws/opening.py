@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import SplitResult, parse_qsl, quote, urlencode, urlsplit
 
 from ssm_proxy.errors import ConfigurationError, ControlPlaneError
@@ -33,8 +32,7 @@ _SIGNED_ALREADY = frozenset(
 _DEFAULT_PORTS = {"ws": 80, "wss": 443}
 
 
-@dataclass(frozen=True, kw_only=True, repr=False)
-class WebSocketOpening:
+class WebSocketOpening(NamedTuple):
     """All that the transport needs to open one WebSocket; good for minutes, made anew for each reconnect."""
 
     url: str
@@ -59,6 +57,7 @@ def replace_endpoint(stream_url: str, endpoint_url: str | None) -> str:
 
     Raises:
         ConfigurationError: ``endpoint_url`` is no ``wss://host[:port]``.
+        ControlPlaneError: ``stream_url`` is no URL.
     """
     if endpoint_url is None:
         return stream_url
@@ -75,7 +74,7 @@ def replace_endpoint(stream_url: str, endpoint_url: str | None) -> str:
         )
     # https:// is how every other endpoint is written, and it can only mean one thing here.
     scheme = {"https": "wss", "http": "ws"}.get(endpoint.scheme, endpoint.scheme)
-    return urlsplit(stream_url)._replace(scheme=scheme, netloc=endpoint.netloc).geturl()
+    return _split_stream_url(stream_url)._replace(scheme=scheme, netloc=endpoint.netloc).geturl()
 
 
 def check_stream_url(url: str) -> SplitResult:
@@ -86,11 +85,8 @@ def check_stream_url(url: str) -> SplitResult:
 
     Source: docs/PROTOCOL.md section 2.1.1, last paragraph.
     """
-    try:
-        parts = urlsplit(url)
-        host, port = parts.hostname, parts.port
-    except ValueError as error:
-        raise ControlPlaneError("the stream URL of the session is malformed", cause=str(error)) from error
+    parts = _split_stream_url(url)
+    host, port = parts.hostname, parts.port
     if not host or port == 0 or "@" in parts.netloc or "\\" in url or any(c <= " " or c >= "\x7f" for c in url):
         raise ControlPlaneError("the stream URL of the session is malformed", cause="it has no usable host name")
     if parts.scheme == "wss" or (parts.scheme == "ws" and is_loopback(host)):
@@ -100,6 +96,15 @@ def check_stream_url(url: str) -> SplitResult:
         cause="the session token would travel unencrypted: only wss:// is allowed, and ws:// to this machine",
         hint="check the endpoint settings; a stream endpoint has to begin with wss://",
     )
+
+
+def _split_stream_url(url: str) -> SplitResult:
+    try:
+        parts = urlsplit(url)
+        parts.port  # noqa: B018 - raises for a port that is no number
+    except ValueError as error:
+        raise ControlPlaneError("the stream URL of the session is malformed", cause=str(error)) from error
+    return parts
 
 
 def is_loopback(host: str) -> bool:

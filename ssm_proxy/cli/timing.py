@@ -1,4 +1,23 @@
-"""``--timing``: how long each stage of a connection took."""
+"""``--timing``: how long each stage of a connection took, as a person waits for it and as the processor works.
+
+One line for each stage, in the order in which they were reached; the columns stand still, so that programs can read
+them:
+
+    ssm-proxy: timing: <stage, 28 columns> <wall time, 8 columns> ms <processor time, 8 columns> ms CPU
+
+Wall time is that since the stage before, processor time that of all threads meanwhile. The stages:
+
+    start of Python             from exec until our first line; only its processor time is known, both columns have it
+    imports                     what is needed to begin
+    StartSession sent           configuration, credentials and signature are done, the request leaves
+    StartSession answered
+    WebSocket                   connected, upgraded
+    handshake                   the agent has reached the node's port
+    first output                the server's greeting
+    together                    the sum
+
+Stages that were not reached are missing.
+"""
 
 from __future__ import annotations
 
@@ -17,17 +36,17 @@ class Timeline:
 
     def __init__(self, show: Callable[[str], None]) -> None:
         self._show = show
-        self._began = time.monotonic()
-        # Python's own start and the imports so far; wall time since exec is not to be had portably.
-        self._cpu_before = time.process_time()
-        self._stages: list[tuple[str, float]] = []
+        self._stages: list[tuple[str, float, float]] = []
         self._was_told = False
+        # Wall time since exec is not to be had portably.
+        self._began = time.monotonic() - time.process_time()
+        self.mark("start of Python")
 
     def mark(self, stage: str) -> None:
         """Take note that a stage is over. Called again for a stage, on a reconnect, it does nothing."""
-        if self._was_told or any(stage == name for name, _ in self._stages):
+        if self._was_told or any(stage == name for name, _, _ in self._stages):
             return
-        self._stages.append((stage, time.monotonic() - self._began))
+        self._stages.append((stage, time.monotonic() - self._began, time.process_time()))
         if stage == LAST_STAGE:
             self.tell()
 
@@ -36,9 +55,11 @@ class Timeline:
         if self._was_told:
             return
         self._was_told = True
-        self._show(f"ssm-proxy: timing: {'start of Python (CPU time)':<28} {self._cpu_before * 1000:7.1f} ms")
-        previous = 0.0
-        for stage, at in self._stages:
-            self._show(f"ssm-proxy: timing: {stage:<28} {(at - previous) * 1000:7.1f} ms")
-            previous = at
-        self._show(f"ssm-proxy: timing: {'together':<28} {(self._cpu_before + previous) * 1000:7.1f} ms")
+        wall = cpu = 0.0
+        for stage, wall_until, cpu_until in self._stages:
+            self._show_line(stage, wall_until - wall, cpu_until - cpu)
+            wall, cpu = wall_until, cpu_until
+        self._show_line("together", wall, cpu)
+
+    def _show_line(self, stage: str, wall: float, cpu: float) -> None:
+        self._show(f"ssm-proxy: timing: {stage:<28} {wall * 1000:8.1f} ms {cpu * 1000:8.1f} ms CPU")

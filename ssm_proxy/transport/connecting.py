@@ -6,13 +6,14 @@ import logging
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from queue import Empty, SimpleQueue
-from typing import Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from ssm_proxy.errors import SsmProxyError
 from ssm_proxy.secret import Secret
-from ssm_proxy.transport.websocket import WebSocketTransport
+
+if TYPE_CHECKING:
+    from ssm_proxy.transport.websocket import WebSocketTransport
 
 logger = logging.getLogger("ssm_proxy.transport")
 
@@ -23,8 +24,7 @@ FIRST_ATTEMPT_TIMEOUT = 300.0
 """The first one may have to wait for a person: an MFA code, or a credential program that opens a browser."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Connection:
+class Connection(NamedTuple):
     """An open WebSocket, and the token to say first on it."""
 
     websocket: WebSocketTransport

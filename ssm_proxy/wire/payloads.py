@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from ssm_proxy.errors import MalformedMessage
@@ -67,8 +67,7 @@ def decode_acknowledge(payload: bytes) -> Acknowledge:
 # --- channel_closed ------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, kw_only=True)
-class ChannelClosedPayload:
+class ChannelClosedPayload(NamedTuple):
     """The end of the session, told by the service (4.1)."""
 
     session_id: str
@@ -134,26 +133,23 @@ def decode_flag(payload: bytes) -> int:
 # --- handshake -----------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, kw_only=True)
-class RequestedAction:
+class RequestedAction(NamedTuple):
     """One thing that the agent asks of the client (6.3)."""
 
     action_type: str
-    parameters: Mapping[str, Any] = field(default_factory=dict)
+    parameters: Mapping[str, Any] = MappingProxyType({})
 
     def parameter(self, name: str) -> Any:
         """Give a member of the parameters whatever its case, or None."""
         return member(self.parameters, name)
 
 
-@dataclass(frozen=True, kw_only=True)
-class HandshakeRequest:
+class HandshakeRequest(NamedTuple):
     agent_version: str
     requested_actions: Sequence[RequestedAction]
 
 
-@dataclass(frozen=True, kw_only=True)
-class ProcessedAction:
+class ProcessedAction(NamedTuple):
     """Our answer to one requested action (6.4)."""
 
     action_type: str
@@ -162,15 +158,13 @@ class ProcessedAction:
     error: str = ""
 
 
-@dataclass(frozen=True, kw_only=True)
-class HandshakeResponse:
+class HandshakeResponse(NamedTuple):
     client_version: str
     processed_actions: Sequence[ProcessedAction]
     errors: Sequence[str] | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
-class HandshakeComplete:
+class HandshakeComplete(NamedTuple):
     time_to_complete_ns: int
     customer_message: str = ""
 
@@ -180,7 +174,7 @@ def encode_handshake_request(request: HandshakeRequest) -> bytes:
         {
             "AgentVersion": request.agent_version,
             "RequestedClientActions": [
-                {"ActionType": action.action_type, "ActionParameters": action.parameters}
+                {"ActionType": action.action_type, "ActionParameters": dict(action.parameters)}
                 for action in request.requested_actions
             ],
         }

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -146,6 +148,30 @@ print(*[name for name in ("SIGINT", "SIGQUIT", "SIGTSTP", "SIGTERM", "SIGHUP")
 def test_signals_of_the_terminal_are_ignored() -> None:
     done = subprocess.run([sys.executable, "-c", SIGNALS], capture_output=True, text=True, timeout=TIMEOUT, check=True)
     assert done.stdout.split() == ["SIGINT", "SIGQUIT", "SIGTSTP"]
+
+
+def test_a_signal_counts_while_credentials_are_fetched(tmp_path: Path) -> None:
+    """No tunnel exists yet that it could be passed to."""
+    asked = tmp_path / "asked"
+    config = tmp_path / "config"
+    config.write_text(f"[default]\nregion = eu-west-1\ncredential_process = /bin/sh -c 'touch {asked}; sleep 20'\n")
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
+    with subprocess.Popen(
+        [sys.executable, "-m", "ssm_proxy", "proxy", "--endpoint-url", "http://127.0.0.1:9", "i-1"],
+        env=environment | {"AWS_CONFIG_FILE": str(config), "AWS_SHARED_CREDENTIALS_FILE": os.devnull},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        start_new_session=True,
+    ) as process:
+        try:
+            deadline = time.monotonic() + TIMEOUT
+            while not asked.exists():
+                assert time.monotonic() < deadline
+                time.sleep(0.01)
+            process.terminate()
+            assert process.wait(10) == 128 + signal.SIGTERM
+        finally:
+            os.killpg(process.pid, signal.SIGKILL)  # the credential program too
 
 
 def test_modules_of_the_proxy_path_import_without_posix() -> None:

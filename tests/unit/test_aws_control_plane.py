@@ -9,6 +9,7 @@ import re
 import subprocess
 import sys
 import threading
+from typing import Any
 
 import pytest
 from aws_service import SESSION, STREAM_URL, Answer, clear_environment, error, running, self_signed, write_config
@@ -40,7 +41,7 @@ def start(control_plane: ControlPlane, *, reason: str | None = None) -> StartedS
     )
 
 
-def plane(url: str | None = None, region: str | None = "eu-west-1", **options: str) -> BotocoreControlPlane:
+def plane(url: str | None = None, region: str | None = "eu-west-1", **options: Any) -> BotocoreControlPlane:
     return BotocoreControlPlane(region=region, endpoint_url=url, **options)
 
 
@@ -72,10 +73,46 @@ def test_start_session_sends_what_was_asked_and_gives_what_was_answered():
     assert started == StartedSession(session_id=SESSION["SessionId"], stream_url=STREAM_URL, token=token)
 
 
+def test_it_tells_when_the_request_leaves_and_not_before(monkeypatch):
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "2")
+    seen: list[int] = []
+    with running(error("ThrottlingException", "slow down"), Answer(body=SESSION)) as service:
+        start(plane(service.url, sending_start=lambda: seen.append(len(service.requests))))
+    assert seen == [0, 1]  # the repeat as well
+
+
+def test_it_does_not_tell_of_a_request_that_never_leaves(monkeypatch):
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+    monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
+    seen: list[None] = []
+    with running(Answer(body=SESSION)) as service, pytest.raises(ConfigurationError):
+        start(plane(service.url, sending_start=lambda: seen.append(None)))
+    assert seen == []
+
+
 def test_no_reason_is_not_sent():
     with running() as service:
         start(plane(service.url))
         assert "Reason" not in service.requests[0].body
+
+
+@pytest.mark.parametrize("name", SESSION)
+@pytest.mark.parametrize("value", [None, "", 5, ["x"], {"x": "y"}, True])
+def test_an_answer_whose_members_are_no_text_is_incomplete(name, value):
+    with running(Answer(body={**SESSION, name: value})) as service:
+        with pytest.raises(ControlPlaneError) as caught:
+            start(plane(service.url))
+        assert caught.value.message == "the answer to StartSession is incomplete"
+        assert caught.value.cause == f"it has no {name}"
+
+
+@pytest.mark.parametrize("token", [5, ["x"], {"x": "y"}, True])
+def test_a_new_token_that_is_no_text_leaves_hope(token):
+    with (
+        running(Answer(body={**SESSION, "TokenValue": token})) as service,
+        pytest.raises(ControlPlaneError, match="ResumeSession is incomplete"),
+    ):
+        plane(service.url).resume_session("alice-0a1b")
 
 
 def test_resume_session_gives_a_new_token():
@@ -325,6 +362,12 @@ def test_stream_endpoint_replaces_scheme_host_and_port(endpoint, expected):
 def test_stream_endpoint_that_is_none(endpoint):
     with pytest.raises(ConfigurationError, match="stream endpoint"):
         plane(stream_endpoint_url=endpoint).websocket_opening(STREAM_URL)
+
+
+@pytest.mark.parametrize("url", ["wss://[h/x", "wss://h:99999/x", "wss://h:port/x"])
+def test_stream_endpoint_does_not_mend_a_malformed_url(url):
+    with pytest.raises(ControlPlaneError, match="malformed"):
+        plane(stream_endpoint_url="wss://vpce.example").websocket_opening(url)
 
 
 @pytest.mark.parametrize("endpoint", ["vpce.example", "wss://h/path", "http://vpce.example"])

@@ -14,9 +14,10 @@ from websocket_peer import DEADLINE, ScriptedServer, answer_with, upgrade
 
 from ssm_proxy.aws.control_plane import StartedSession
 from ssm_proxy.aws.opening import WebSocketOpening
+from ssm_proxy.connector import SessionConnector, TunnelRequest
 from ssm_proxy.errors import ChannelClosed, OpeningRefused, RemotePortRefused, SessionEnded, TargetNotConnected
 from ssm_proxy.secret import Secret
-from ssm_proxy.tunnel import SessionConnector, Tunnel, TunnelRequest, _MessageIds
+from ssm_proxy.tunnel import Tunnel, _MessageIds
 
 REQUEST = TunnelRequest(target="i-0123456789abcdef0", port=22, reason="a test")
 
@@ -87,7 +88,7 @@ class TestConnector:
         ]
         assert control_plane.parameters == {"portNumber": ["22"]}
         assert control_plane.reason == "a test"
-        assert marks == ["StartSession"]
+        assert marks == ["StartSession answered"]
         assert all(b"Authorization: signed\r\n" in request for request in server.requests)
 
     def test_the_first_token_is_used_again_when_its_opening_failed_and_later_ones_are_not(self) -> None:
@@ -138,6 +139,35 @@ class TestConnector:
             starting.join(DEADLINE)
         assert control_plane.calls[-1] == "terminate s-1"
 
+    def test_a_session_that_was_started_early_is_started_once(self) -> None:
+        with ScriptedServer(upgrade) as server:
+            control_plane = WrittenControlPlane(server.port)
+            control_plane.start_gate = threading.Event()
+            connector = SessionConnector(control_plane, REQUEST, no_mark)
+            over = threading.Event()
+            connector.start_early(over.set)
+            assert control_plane.start_entered.wait(DEADLINE)
+            threading.Timer(0.1, control_plane.start_gate.set).start()
+            connection = connector.connect()
+            assert over.wait(DEADLINE)
+            connection.websocket.close()
+        assert connection.token.reveal() == "first"
+        assert control_plane.calls == ["start i-0123456789abcdef0 AWS-StartSSHSession"]
+
+    def test_what_failed_early_is_raised_once_by_connect(self) -> None:
+        with ScriptedServer(upgrade) as server:
+            control_plane = WrittenControlPlane(server.port)
+            control_plane.start_error = TargetNotConnected("not connected")
+            connector = SessionConnector(control_plane, REQUEST, no_mark)
+            over = threading.Event()
+            connector.start_early(over.set)
+            assert over.wait(DEADLINE)
+            with pytest.raises(TargetNotConnected):
+                connector.connect()
+            control_plane.start_error = None
+            connector.connect().websocket.close()
+        assert [call.split()[0] for call in control_plane.calls] == ["start", "start"]
+
     def test_nothing_is_terminated_that_was_not_started(self) -> None:
         control_plane = WrittenControlPlane(1)
         control_plane.start_error = TargetNotConnected("not connected")
@@ -158,8 +188,7 @@ class Run:
         self.control_plane = WrittenControlPlane(port)
         self.error: BaseException | None = None
         self.tunnel = Tunnel(
-            self.control_plane,
-            REQUEST,
+            SessionConnector(self.control_plane, REQUEST, no_mark),
             input_fd=self.input_reader,
             output_fd=self.output_writer,
             notify=no_mark,

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import gc
 import logging
 import os
 import re
 import signal
 import sys
+from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING
 
 from ssm_proxy.cli import messages
@@ -16,7 +19,7 @@ from ssm_proxy.cli.timing import Timeline
 from ssm_proxy.errors import SsmProxyError, TargetError, UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from types import FrameType
 
 _DOCUMENT = "AWS-StartSSHSession"
@@ -24,6 +27,8 @@ _TARGET = re.compile(r"m?i-[0-9a-zA-Z]+")
 _TERMINAL_SIGNALS = ("SIGINT", "SIGQUIT", "SIGTSTP")
 _ENDING_SIGNALS = ("SIGTERM", "SIGHUP")
 _EXIT_SIGNAL_BASE = 128
+_SENDING_TIME = 2.0
+"""Longer than StartSession takes to leave, unless credentials have to be fetched first: then there is time anyway."""
 
 logger = logging.getLogger("ssm_proxy.cli")
 
@@ -103,32 +108,46 @@ def run(arguments: argparse.Namespace) -> int:
         except OSError as error:
             raise UsageError(f"the log file {arguments.log_file!r} cannot be written", cause=error.strerror) from error
 
+        gc.disable()  # what is imported stays: looking for garbage in it is a tenth of the work
         from ssm_proxy.aws.control_plane import BotocoreControlPlane
-        from ssm_proxy.tunnel import Tunnel, TunnelRequest
+        from ssm_proxy.connector import SessionConnector, TunnelRequest
 
         timeline.mark("imports")
-        tunnel = Tunnel(
+        # Of all ways to wake a thread this is the one that a signal handler may use.
+        under_way: SimpleQueue[None] = SimpleQueue()
+
+        def sending_start() -> None:
+            timeline.mark("StartSession sent")
+            under_way.put(None)
+
+        connector = SessionConnector(
             BotocoreControlPlane(
                 profile=arguments.profile,
                 region=arguments.region,
                 endpoint_url=arguments.endpoint_url,
                 stream_endpoint_url=arguments.stream_endpoint_url,
+                sending_start=sending_start,
             ),
             TunnelRequest(target=host, port=port, document_name=arguments.document_name, reason=arguments.reason),
+            timeline.mark,
+        )
+        ending = _Ending(lambda: under_way.put(None))
+        connector.start_early(lambda: under_way.put(None))
+        # Two threads that import take turns: until the request has left, the other one needs the processor.
+        with contextlib.suppress(Empty):
+            under_way.get(timeout=_SENDING_TIME)
+        from ssm_proxy.tunnel import Tunnel
+
+        gc.freeze()
+        gc.enable()
+        tunnel = Tunnel(
+            connector,
             input_fd=input_fd,
             output_fd=output_fd,
             notify=lambda text: _notify(text, stderr, arguments.log_file),
             mark=timeline.mark,
         )
-
-        def end(number: int, _frame: FrameType | None) -> None:
-            _ignore_signals(_ENDING_SIGNALS)  # one is enough, and a handler that is interrupted by itself adds up
-            tunnel.stop(number)
-
-        for name in _ENDING_SIGNALS:
-            # One that is ignored from the start stays so: nohup ssh means it.
-            if hasattr(signal, name) and signal.getsignal(getattr(signal, name)) is not signal.SIG_IGN:
-                signal.signal(getattr(signal, name), end)
+        ending.pass_to(tunnel.stop)
         outcome = tunnel.run()
         logger.info("end: %d bytes in, %d bytes out", outcome.input_bytes, outcome.output_bytes)
         return 0 if outcome.signal_number is None else _EXIT_SIGNAL_BASE + outcome.signal_number
@@ -143,6 +162,35 @@ def run(arguments: argparse.Namespace) -> int:
         _ignore_signals(_ENDING_SIGNALS)
         timeline.tell()
         stderr.flush()
+
+
+class _Ending:
+    """Catches the signals that end us from the first moment on, and passes them to the tunnel once there is one.
+
+    Args:
+        wake: called from the signal handler.
+    """
+
+    def __init__(self, wake: Callable[[], None]) -> None:
+        self._wake = wake
+        self._number: int | None = None
+        self._stop: Callable[[int], None] | None = None
+        for name in _ENDING_SIGNALS:
+            # One that is ignored from the start stays so: nohup ssh means it.
+            if hasattr(signal, name) and signal.getsignal(getattr(signal, name)) is not signal.SIG_IGN:
+                signal.signal(getattr(signal, name), self._handle)
+
+    def pass_to(self, stop: Callable[[int], None]) -> None:
+        self._stop = stop
+        if self._number is not None:
+            stop(self._number)
+
+    def _handle(self, number: int, _frame: FrameType | None) -> None:
+        _ignore_signals(_ENDING_SIGNALS)  # one is enough, and a handler that is interrupted by itself adds up
+        self._number = number
+        self._wake()
+        if self._stop is not None:
+            self._stop(number)
 
 
 def _notify(text: str, stderr: messages.StderrWriter, log_file: str | None) -> None:
