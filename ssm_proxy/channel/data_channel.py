@@ -18,6 +18,7 @@ from ssm_proxy.channel.events import (
 from ssm_proxy.channel.handshake import Handshake, HandshakeState, SessionCheck
 from ssm_proxy.channel.incoming import Incoming
 from ssm_proxy.channel.outgoing import Outgoing
+from ssm_proxy.channel.pacing import SMALLEST_BURST_BYTES, Pacer
 from ssm_proxy.channel.rtt import RoundTrip
 from ssm_proxy.channel.window import Window
 from ssm_proxy.errors import AcknowledgeTimeout, HandshakeFailed, ProtocolError, RemoteProtocolError, SsmProxyError
@@ -50,6 +51,10 @@ PAUSE_LAPSE = 30.0
 """When a pause_publication is never followed by a start_publication, sending starts again after this (5.7)."""
 RECENT_ACKNOWLEDGES = 4096
 """What an agent sends in four seconds; about 1.2 MB."""
+MAX_UNACKNOWLEDGED_MESSAGES = 10_000
+"""What every receiver can put in order (10.2); a window of bytes alone could be filled with single keystrokes."""
+LARGEST_SHARE_TO_WAIT_FOR = 16
+"""Input is asked for when this part of the window is free, or a burst: less would cut it into many small messages."""
 MAX_REJECTED_IN_A_ROW = 100
 """Rejected messages are dropped and come again by their sender's timer (3.3); so many without a good one between them
 mean that we do not speak the same protocol."""
@@ -84,6 +89,7 @@ class DataChannel:
         self._round_trip = RoundTrip()
         self._outgoing = Outgoing(window, self._round_trip)
         self._incoming = Incoming()
+        self._pacer = Pacer()
         self._events: list[Event] = []
         self._acknowledges: list[bytes] = []
         self._recent_acknowledges: deque[bytes] = deque(maxlen=RECENT_ACKNOWLEDGES)
@@ -151,6 +157,7 @@ class DataChannel:
 
     def send_input(self, data: bytes, now: float) -> None:
         """Take bytes for the managed node, at most ``capacity`` of them; they leave as soon as the agent is ready."""
+        self._pacer.spend(len(data))
         if self._waiting or not self._may_send(now):
             self._waiting.append(data)
             self._waiting_bytes += len(data)
@@ -166,10 +173,15 @@ class DataChannel:
         else:
             self._send_stream_message(encode_flag(Flag.TERMINATE_SESSION), PayloadType.FLAG, now)
 
-    def messages_to_send(self, now: float) -> list[bytes]:
-        """Give what has to leave now, one WebSocket message each; acknowledges first, data never delays them."""
-        messages = self._acknowledges
+    def acknowledges_to_send(self) -> list[bytes]:
+        """Give what is to leave before all data, also before data that was given earlier and still waits."""
+        acknowledges = self._acknowledges
         self._acknowledges = []
+        return acknowledges
+
+    def messages_to_send(self, now: float) -> list[bytes]:
+        """Give what has to leave now, one WebSocket message each; acknowledges first, unless they were taken."""
+        messages = self.acknowledges_to_send()
         if self.is_closed:
             return messages
         if self._waiting and self._may_send(now):
@@ -195,9 +207,17 @@ class DataChannel:
 
     def capacity(self) -> int:
         """How many bytes ``send_input`` may be given now. Grows with acknowledges only."""
-        if self.is_closed:
+        if self.is_closed or self._outgoing.unacknowledged_count >= MAX_UNACKNOWLEDGED_MESSAGES:
             return 0
         return max(0, self._window.limit_bytes - self._outgoing.unacknowledged_bytes - self._waiting_bytes)
+
+    def input_room(self, now: float) -> int:
+        """Give how many bytes of input to read now: what ``capacity`` and the pace allow, 0 if it is not worth a read.
+
+        Grows with acknowledges and, up to ``next_deadline``, with time.
+        """
+        room = int(min(self.capacity(), self._pacer.room(now, self._window.pace)))
+        return room if room >= self._smallest_read() else 0
 
     def next_deadline(self) -> float | None:
         """Give the time at which ``handle_deadline`` is due if nothing else happens before."""
@@ -208,6 +228,9 @@ class DataChannel:
             deadlines.append(self._outgoing.deadline())
             if self._waiting:
                 deadlines.append(self._settled_at)
+        size = self._smallest_read()
+        if self.capacity() >= size:
+            deadlines.append(self._pacer.ready_at(size, self._window.pace))
         return min((deadline for deadline in deadlines if deadline is not None), default=None)
 
     def handle_deadline(self, now: float) -> None:
@@ -356,6 +379,10 @@ class DataChannel:
         self._events.append(SessionFailed(error))
 
     # --- sending ----------------------------------------------------------------------------------------------------
+
+    def _smallest_read(self) -> int:
+        limit = self._window.limit_bytes
+        return min(limit, SMALLEST_BURST_BYTES, max(MAX_PAYLOAD_BYTES, limit // LARGEST_SHARE_TO_WAIT_FOR))
 
     def _may_send(self, now: float) -> bool:
         return self._settled_at is not None and now >= self._settled_at and self._paused_until is None

@@ -78,6 +78,10 @@ class Outgoing:
     def is_empty(self) -> bool:
         return not self._unacknowledged
 
+    @property
+    def unacknowledged_count(self) -> int:
+        return len(self._unacknowledged)
+
     def add(self, data: bytes, size: int, now: float) -> None:
         """Take note of a message that is sent for the first time, numbered ``next_sequence_number``."""
         if not self._unacknowledged:
@@ -93,16 +97,17 @@ class Outgoing:
         sent = self._unacknowledged.pop(sequence_number, None)
         if sent is None:
             return False
-        self.unacknowledged_bytes -= sent.size
+        in_flight = self.unacknowledged_bytes
+        self.unacknowledged_bytes = in_flight - sent.size
         self._progress_at = now
         self._probes = 0
         age = now - sent.sent_at
         if sent.transmissions == 1:
             self._doublings = 0
             self._round_trip.add_sample(age)
-            self._window.on_acknowledged(sent.size, age, now)
+            self._window.on_acknowledged(sent.size, age, now, in_flight)
         else:
-            self._window.on_acknowledged(sent.size, None, now)
+            self._window.on_acknowledged(sent.size, None, now, in_flight)
             self._doublings = min(self._doublings, _LARGEST_KEPT_DOUBLINGS)
             soonest = self._round_trip.minimum if self._round_trip.minimum < float("inf") else self._round_trip.timeout
             if age >= _SOONEST * soonest:
@@ -118,6 +123,8 @@ class Outgoing:
         self._probes = 0
         self._doublings = 0
         self._progress_at = now
+        self._window.on_resumed(now)
+        self._round_trip.minimum = float("inf")  # of another network, perhaps
         for sent in again:
             self._repeat(sent, now)
             # What the new connection acknowledges is evidence about this sending.
@@ -148,7 +155,6 @@ class Outgoing:
         self._credit = 0
         if due:
             self._progress_at = now
-            self._window.on_lost(now)
         elif now >= self._probe_at():
             self._recovery_limit = self._order
             self._probes += 1
@@ -157,7 +163,6 @@ class Outgoing:
             head = self._unacknowledged[min(self._unacknowledged)]
             self._repeat(head, now)
             due.append(head.data)
-            self._window.on_lost(now)
         return due
 
     def deadline(self) -> float | None:

@@ -1,4 +1,4 @@
-"""How many bytes may be under way unacknowledged.
+"""How many bytes may be under way unacknowledged, and how fast they may leave.
 
 The protocol has no window: a sender that does not limit itself fills the relay's queue, and everything behind it, a
 keystroke or a keepalive, waits (docs/PROTOCOL.md section 10.4). Standard input is not read while the window is full, so
@@ -7,10 +7,8 @@ this bound is also what keeps memory flat.
 
 from __future__ import annotations
 
+import math
 from typing import Protocol
-
-FIXED_WINDOW_BYTES = 512 * 1024
-"""At a round trip of 100 ms this carries 5 MB/s; far below the 10,000 messages that every receiver can reorder."""
 
 
 class Window(Protocol):
@@ -21,23 +19,37 @@ class Window(Protocol):
         """How many payload bytes may be unacknowledged now."""
         ...
 
-    def on_acknowledged(self, size_bytes: int, round_trip: float | None, now: float) -> None:
-        """Take note of one acknowledge; ``round_trip`` is None where the message had been sent more than once."""
+    @property
+    def pace(self) -> float:
+        """How many payload bytes may leave in a second, infinite where nothing is known."""
         ...
 
-    def on_lost(self, now: float) -> None:
-        """Take note that something had to be sent again."""
+    def on_acknowledged(self, size_bytes: int, round_trip: float | None, now: float, in_flight_bytes: int) -> None:
+        """Take note of one acknowledge.
+
+        Args:
+            size_bytes: payload of the message.
+            round_trip: its age in seconds, or None where it had been sent more than once.
+            now: the time.
+            in_flight_bytes: what was unacknowledged before, this message included.
+        """
+        ...
+
+    def on_resumed(self, now: float) -> None:
+        """Take note that a new connection was made, over whatever network."""
         ...
 
 
 class FixedWindow:
     """A window of one size, whatever the link does."""
 
-    def __init__(self, limit_bytes: int = FIXED_WINDOW_BYTES) -> None:
+    pace = math.inf
+
+    def __init__(self, limit_bytes: int = 512 * 1024) -> None:
         self.limit_bytes = limit_bytes
 
-    def on_acknowledged(self, size_bytes: int, round_trip: float | None, now: float) -> None:
+    def on_acknowledged(self, size_bytes: int, round_trip: float | None, now: float, in_flight_bytes: int) -> None:
         pass
 
-    def on_lost(self, now: float) -> None:
+    def on_resumed(self, now: float) -> None:
         pass

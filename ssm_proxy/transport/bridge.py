@@ -54,8 +54,6 @@ END_TIMEOUT = 5.0
 """TerminateSession takes four round trips and the service's time; nobody waits for us but a session that would stay."""
 SIGNAL_END_TIMEOUT = 1.4
 """Whoever sends a signal wants us gone within 2 s."""
-SMALLEST_READ_BYTES = 16 * 1024
-"""Input is read when so much fits into the window: reading whatever fits would cut it into many small messages."""
 MAX_QUEUED_BYTES = 1024 * 1024
 """Beyond this nothing is received, because each message received puts an acknowledge behind it. They are fewer than the
 channel says again after a resume (`RECENT_ACKNOWLEDGES`), so a connection that takes them along loses none."""
@@ -173,8 +171,8 @@ class Bridge:
     # --- the loop ---------------------------------------------------------------------------------------------------
 
     def _turn(self) -> None:
-        self._watch()
         before = time.monotonic()
+        self._watch(before)
         ready = self._poller.wait(self._timeout(before))
         now = time.monotonic()
         if self._wake_reader.fileno() in ready:
@@ -201,15 +199,14 @@ class Bridge:
             self._read_input(now)
         self._act(now)
 
-    def _watch(self) -> None:
+    def _watch(self, now: float) -> None:
         """Tell the poller what can be used now."""
         poller = self._poller
         if self._input_ended:
             poller.remove(self._source.fileno())
         else:
-            # Not even for its end while the window is full: it would be reported again and again.
-            room = self._channel.capacity()
-            if room >= SMALLEST_READ_BYTES or (room and self._channel.is_drained):
+            # Not even for its end while there is no room: it would be reported again and again.
+            if self._channel.input_room(now):
                 poller.set(self._source.fileno(), read=True)
             else:
                 poller.remove(self._source.fileno())
@@ -263,6 +260,7 @@ class Bridge:
         if messages:
             if self._recovery.works():
                 self._notify("the session goes on")
+            self._heartbeat.heard(now)
             self._quiet_since = now
         trace = self._trace
         for message in messages:
@@ -271,10 +269,10 @@ class Bridge:
             self._channel.receive(message, now)
 
     def _read_input(self, now: float) -> None:
-        capacity = self._channel.capacity()
-        if not capacity:  # the session ended a moment ago; reading nothing would look like the end of input
+        room = self._channel.input_room(now)
+        if not room:  # the session ended a moment ago; reading nothing would look like the end of input
             return
-        data = self._source.read(min(capacity, READ_BYTES))
+        data = self._source.read(min(room, READ_BYTES))
         if data:
             self._input_bytes += len(data)
             self._channel.send_input(data, now)
@@ -306,12 +304,13 @@ class Bridge:
         if websocket is None:
             return
         if self._may_receive():
+            acknowledges = self._channel.acknowledges_to_send()
             messages = self._channel.messages_to_send(now)
-            if messages:
-                if self._trace is not None:
-                    for message in messages:
-                        self._trace.sent(message)
-                websocket.send(messages)
+            if self._trace is not None:
+                for message in acknowledges + messages:
+                    self._trace.sent(message)
+            websocket.send_ahead(acknowledges)
+            websocket.send(messages)
         if websocket.wants_write:
             try:
                 websocket.flush()
@@ -406,6 +405,7 @@ class Bridge:
             error, now, was_started=self._connector.is_started, has_begun=self._channel.is_started
         )
         if isinstance(step, SsmProxyError):
+            self._state = _State.OVER  # it may have been connected until now
             self._fail(step)
         else:
             logger.info("trying again in %.1f s: %s (%s)", step, error.message, error.cause)
@@ -420,7 +420,7 @@ class Bridge:
     def _check_life(self, now: float) -> None:
         assert self._websocket is not None
         if self._heartbeat.is_due(now):
-            self._ping(now)
+            self._ping(now, is_suspect=self._heartbeat.is_silent(now))
         received = self._websocket.bytes_received
         if self._heartbeat.is_dead(now, received, is_listening=not self._sink.is_full):
             self._lost(TransportClosed("the connection is dead", cause="no answer to a ping"), now)

@@ -17,7 +17,7 @@ from scripted_agent import GREETING, SSH_ACTION, ScriptedAgent, ScriptedConnecto
 from websocket_peer import BINARY, frame
 
 from ssm_proxy.channel.data_channel import DataChannel
-from ssm_proxy.channel.window import FIXED_WINDOW_BYTES, FixedWindow
+from ssm_proxy.channel.window import FixedWindow
 from ssm_proxy.errors import (
     ConnectFailed,
     EncryptionError,
@@ -42,6 +42,7 @@ FOR_A_WHILE = 0.15
 IDLE_TURNS = 40
 """Far more than an idle loop needs for that while, far less than a busy one makes."""
 SMALL_SINK = 256 * 1024
+WINDOW_BYTES = 512 * 1024
 MORE_THAN_IS_HELD = 3_000_000
 """Fills a small sink, one batch of messages and the buffers of the socket, and then some."""
 UNREACHABLE = ConnectFailed("no connection to x", cause="network is unreachable", hint="check the network")
@@ -109,7 +110,7 @@ class Harness:
         self.bridge = Bridge(
             channel=DataChannel(
                 check_session=check_stream_session,
-                window=FixedWindow(),
+                window=FixedWindow(WINDOW_BYTES),
                 new_message_id=lambda: os.urandom(16),
                 wall_clock_ms=lambda: 1,
             ),
@@ -293,7 +294,7 @@ class TestBytes:
                 written += os.write(tunnel._input, b"x" * 65536)
             except BlockingIOError:
                 threading.Event().wait(0.01)
-        assert FIXED_WINDOW_BYTES - 65536 <= written <= FIXED_WINDOW_BYTES + 65536 + 4096
+        assert WINDOW_BYTES - 65536 <= written <= WINDOW_BYTES + 65536 + 4096
         assert tunnel.turns_in_a_while() < IDLE_TURNS
 
     @pytest.mark.usefixtures("small_sink")
@@ -586,6 +587,18 @@ class TestLoss:
         tunnel.write(b"into a black hole")
         tunnel.agent.wait_for_openings(2)
         tunnel.agent.wait_for_input(b"into a black hole")
+
+    def test_a_transfer_that_falls_silent_is_asked_about_soon(
+        self, tunnel: Harness, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(heartbeat, "SILENCE_BEFORE_PING", 0.1)
+        monkeypatch.setattr(heartbeat, "SUSPECT_PONG_TIMEOUT", 0.1)
+        tunnel.agent.send(b"one more message, then nothing")
+        tunnel.agent.wait(lambda: tunnel.agent.pings >= 2, "the silence was asked about")
+        tunnel.agent.send(b"!")
+        tunnel.reader.wait_for(GREETING + b"one more message, then nothing!")
+        tunnel.agent.drop("deaf")
+        tunnel.agent.wait_for_openings(2)
 
     def test_a_laptop_that_slept_asks_at_once(self, tunnel: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(heartbeat, "SUSPECT_PONG_TIMEOUT", 0.05)

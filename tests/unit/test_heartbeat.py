@@ -4,7 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from ssm_proxy.transport.heartbeat import PING_INTERVAL, PONG_TIMEOUT, SUSPECT_PONG_TIMEOUT, Heartbeat
+from ssm_proxy.transport.heartbeat import (
+    PING_INTERVAL,
+    PONG_TIMEOUT,
+    SILENCE_BEFORE_PING,
+    SUSPECT_PONG_TIMEOUT,
+    Heartbeat,
+)
 
 
 @pytest.fixture
@@ -47,6 +53,30 @@ def test_a_suspect_connection_has_less_time(heartbeat: Heartbeat) -> None:
     heartbeat.pinged(110.0, 10, is_suspect=True)
     assert heartbeat.deadline == 110.0 + SUSPECT_PONG_TIMEOUT
     assert heartbeat.is_dead(115.0, 10, is_listening=True)
+
+
+def test_silence_after_messages_is_asked_about_once(heartbeat: Heartbeat) -> None:
+    heartbeat.heard(101.0)
+    heartbeat.heard(102.0)
+    assert not heartbeat.is_dead(102.0, 20, is_listening=True)
+    silent_at = 102.0 + SILENCE_BEFORE_PING
+    assert heartbeat.deadline == silent_at
+    assert not heartbeat.is_due(silent_at - 0.1)
+    assert heartbeat.is_due(silent_at)
+    assert heartbeat.is_silent(silent_at)
+    heartbeat.pinged(silent_at, 20, is_suspect=True)
+    assert not heartbeat.is_due(silent_at)
+    assert not heartbeat.is_dead(silent_at + 4.9, 20, is_listening=True)
+    assert heartbeat.is_dead(silent_at + 5.0, 20, is_listening=True)
+    assert not heartbeat.is_dead(silent_at + 5.0, 22, is_listening=True), "the pong is an answer"
+    assert heartbeat.deadline == silent_at + PING_INTERVAL, "but no message: it is not asked again"
+
+
+def test_the_silence_of_the_connection_before_is_forgotten_with_it(heartbeat: Heartbeat) -> None:
+    heartbeat.heard(101.0)
+    heartbeat.pinged(108.0, 0)
+    assert not heartbeat.is_silent(108.0)
+    assert heartbeat.deadline == 108.0 + PONG_TIMEOUT
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 
 import pytest
@@ -14,16 +15,19 @@ class RecordingWindow:
     """A window that remembers what it was told."""
 
     limit_bytes = 1 << 20
+    pace = math.inf
 
     def __init__(self) -> None:
         self.acknowledged: list[tuple[int, float | None]] = []
-        self.lost_at: list[float] = []
+        self.in_flight: list[int] = []
+        self.resumed_at: list[float] = []
 
-    def on_acknowledged(self, size_bytes: int, round_trip: float | None, now: float) -> None:
+    def on_acknowledged(self, size_bytes: int, round_trip: float | None, now: float, in_flight_bytes: int) -> None:
         self.acknowledged.append((size_bytes, round_trip))
+        self.in_flight.append(in_flight_bytes)
 
-    def on_lost(self, now: float) -> None:
-        self.lost_at.append(now)
+    def on_resumed(self, now: float) -> None:
+        self.resumed_at.append(now)
 
 
 class Sender:
@@ -87,11 +91,19 @@ class TestBookkeeping:
         assert sender.outgoing.unacknowledged_bytes == 10
         assert len(sender.window.acknowledged) == 1
 
-    def test_the_window_hears_of_sizes_and_round_trips(self) -> None:
+    def test_the_window_hears_of_sizes_round_trips_and_what_was_in_flight(self) -> None:
         sender = Sender()
+        sender.add(3, 0.0)
+        sender.acknowledge(0, 2, now=0.25)
+        assert sender.window.acknowledged == [(10, 0.25), (10, 0.25)]
+        assert sender.window.in_flight == [30, 20]
+
+    def test_the_window_hears_of_a_resume_and_the_smallest_round_trip_is_forgotten(self) -> None:
+        sender = Sender(round_trip_time=0.02)
         sender.add(1, 0.0)
-        sender.acknowledge(0, now=0.25)
-        assert sender.window.acknowledged == [(10, 0.25)]
+        sender.outgoing.resend_all(7.0)
+        assert sender.window.resumed_at == [7.0]
+        assert sender.round_trip.minimum == math.inf
 
 
 class TestFastRetransmission:
@@ -106,7 +118,6 @@ class TestFastRetransmission:
         sender.add(10, 0.0)
         sender.acknowledge(1, 2, 3, 4, now=0.05)
         assert sender.due(0.05) == [0]
-        assert sender.window.lost_at == [0.05]
         assert sender.outgoing.retransmission_count == 1
 
     def test_it_is_the_distance_that_counts_not_the_number_of_acknowledges(self) -> None:
