@@ -60,6 +60,7 @@ class ClientConnection:
         self._handler: MessageHandler | None = None
         self._inbound = Link("input", faults, random.Random(f"{seed}/input"), self._arrived)
         self._outbound = Link("output", faults, random.Random(f"{seed}/output"), self._write)
+        self._fragment_rng = random.Random(f"{seed}/fragment")
         self._loop = asyncio.get_running_loop()
         self._is_blackholed = False
         self._lingers = False
@@ -154,9 +155,9 @@ class ClientConnection:
     # --- sending -------------------------------------------------------------------------------------------------
 
     def send(self, messages: Sequence[bytes]) -> None:
-        """Send agent messages, each as one binary frame, in as few writes as possible."""
+        """Send agent messages, each as one binary frame (but for ``fragment``), in as few writes as possible."""
         if self._outbound.is_clear:
-            self._write_frames([_frame(0x82, message) for message in messages], sum(map(len, messages)))
+            self._write_frames([self._message_frames(message) for message in messages], sum(map(len, messages)))
         elif self.is_open:
             self._outbound.put([Item(message) for message in messages])
 
@@ -177,8 +178,16 @@ class ClientConnection:
             self._outbound.put([Item(frame, is_message=False)])
 
     def _write(self, items: Sequence[Item]) -> None:
-        frames = [_frame(0x82, item.data) if item.is_message else item.data for item in items]
+        frames = [self._message_frames(item.data) if item.is_message else item.data for item in items]
         self._write_frames(frames, sum(len(item.data) for item in items if item.is_message))
+
+    def _message_frames(self, message: bytes) -> bytes:
+        probability = self._faults().fragment
+        if not probability or self._fragment_rng.random() >= probability:
+            return _frame(0x82, message)
+        # Three fragments (RFC 6455, 5.4), empty ones among them.
+        first, second = sorted(self._fragment_rng.choices(range(len(message) + 1), k=2))
+        return _frame(0x02, message[:first]) + _frame(0x00, message[first:second]) + _frame(0x80, message[second:])
 
     def _write_frames(self, frames: list[bytes], counted: int) -> None:
         if self.is_open and not self._is_blackholed and not self._transport.is_closing():
@@ -194,20 +203,24 @@ class ClientConnection:
 
     # --- ending --------------------------------------------------------------------------------------------------
 
-    def cut(self, manner: str) -> None:
-        """End the connection in one of the manners of :data:`ssm_proxy.emulator.faults.MANNERS`."""
+    def cut(self, manner: str) -> bool:
+        """End the connection in one of the manners of :data:`ssm_proxy.emulator.faults.MANNERS`.
+
+        Returns:
+            Whether it was open.
+        """
         if not self.is_open:
-            return
+            return False
         _LOG.info("= client connection cut: %s", manner)
         if manner == "blackhole":
             self._is_blackholed = True
             self._transport.pause_reading()
-            return
+            return True
         self._stop_links()
         if manner == "reset":
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
             self._transport.abort()
-            return
+            return True
         self._lingers = True
         if manner != "fin":
             code = int(manner.removeprefix("close-"))
@@ -217,6 +230,7 @@ class ClientConnection:
         else:  # TLS
             with contextlib.suppress(OSError):
                 self._socket.shutdown(socket.SHUT_WR)
+        return True
 
     def close(self) -> None:
         """End the connection in the ordinary way, without losing what was already written."""

@@ -75,6 +75,7 @@ class ControlPlane:
         self._data_plane = data_plane
         self._faults = faults
         self._start_calls = 0
+        self._refused_resumes = 0
         self._operations: dict[str, Callable[[Mapping[str, Any]], Answer]] = {
             "StartSession": self._start_session,
             "ResumeSession": self._resume_session,
@@ -85,8 +86,9 @@ class ControlPlane:
         }
 
     def faults_changed(self) -> None:
-        """Count the calls of ``throttle_start`` anew."""
+        """Count the calls of ``throttle_start`` and ``refuse_resume_times`` anew."""
         self._start_calls = 0
+        self._refused_resumes = 0
 
     def call(self, operation: str, request: Mapping[str, Any]) -> Answer:
         """Answer one call. A StreamUrl in the answer is a path; who knows the listener makes it whole.
@@ -135,7 +137,7 @@ class ControlPlane:
 
     def _resume_session(self, request: Mapping[str, Any]) -> Answer:
         session = self._session(request)
-        refusal = self._faults().refuse_resume
+        refusal = self._resume_refusal()
         if refusal == "error":
             raise ServiceError("InternalServerError", "An error occurred on the server side.", status=500)
         if refusal == "throttle":
@@ -143,6 +145,15 @@ class ControlPlane:
         if session.is_over or refusal == "gone":
             return {"SessionId": session.session_id}
         return self._with_token(session)
+
+    def _resume_refusal(self) -> str:
+        faults = self._faults()
+        if not faults.refuse_resume or (
+            faults.refuse_resume_times and self._refused_resumes >= faults.refuse_resume_times
+        ):
+            return ""
+        self._refused_resumes += 1
+        return faults.refuse_resume
 
     def _terminate_session(self, request: Mapping[str, Any]) -> Answer:
         session = self._session(request)

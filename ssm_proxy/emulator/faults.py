@@ -19,7 +19,7 @@ _CHOICES: Final[Mapping[str, tuple[str, ...]]] = {
     "direction": DIRECTIONS,
     "refuse_resume": RESUME_REFUSALS,
 }
-_PROBABILITIES: Final = frozenset({"lose", "duplicate", "reorder", "drop_acknowledges"})
+_PROBABILITIES: Final = frozenset({"lose", "duplicate", "reorder", "drop_acknowledges", "fragment"})
 
 
 def _fault(default: Any, text: str) -> Any:
@@ -44,7 +44,10 @@ class Faults:
     delay_ms: float = _fault(0.0, "delay of everything on the client's connection, each way")
     bandwidth: int = _fault(0, "bytes per second of the client's connection, each way; 0: no limit")
     queue_bytes: int = _fault(262_144, "bytes that wait in front of a bandwidth limit before senders block")
+    fragment: float = _fault(0.0, "probability that a message to the client comes in several WebSocket frames")
     refuse_resume: str = _fault("", "answer ResumeSession with: gone (no token), error (HTTP 500), throttle")
+    refuse_resume_times: int = _fault(0, "refuse ResumeSession at most so often; 0: no limit")
+    resume_delay_s: float = _fault(0.0, "answer ResumeSession so late")
     refuse_open: int = _fault(0, "answer so many WebSocket openings with HTTP 403; -1: all")
     throttle_start: int = _fault(0, "answer so many StartSession calls with ThrottlingException; -1: all")
     deny: str = _fault("", "operations answered with AccessDeniedException, joined by commas")

@@ -141,15 +141,16 @@ class SessionRelay:
     def task_complete(self, status: str, output: str) -> None:
         self.finish("Terminated" if status == "Success" else "Failed", "" if status == "Success" else output)
 
-    def cut_agent(self, away_s: float) -> None:
-        """Lose the agent's connection, and what is under way on it, for a while."""
+    def cut_agent(self, away_s: float) -> bool:
+        """Lose the agent's connection, and what is under way on it, for a while; return whether there was one."""
         if not self._is_agent_here or self.session.is_over:
-            return
+            return False
         _LOG.info("= %s agent connection cut for %.3f s", self.session.session_id, away_s)
         self._is_agent_here = False
         self.agent.connection_lost()
         self.tell_client(MessageType.PAUSE_PUBLICATION)
         self._later(away_s, self._agent_returns)
+        return True
 
     def _agent_returns(self) -> None:
         self._is_agent_here = True
@@ -213,14 +214,17 @@ class SessionRelay:
 
     # --- faults --------------------------------------------------------------------------------------------------
 
-    def cut(self, side: str, manner: str) -> None:
-        """Cut the connection of one side now."""
+    def cut(self, side: str, manner: str) -> bool:
+        """Cut the connection of one side now; return whether there was one."""
         if side == "agent":
-            self.cut_agent(self._faults().agent_away_s)
-        elif (client := self._client) is not None:
-            client.cut(manner)
-            if not client.is_open:  # unlike a blackhole; its socket may still linger a little
-                self.client_left(client)
+            return self.cut_agent(self._faults().agent_away_s)
+        client = self._client
+        if client is None:
+            return False
+        was_open = client.cut(manner)
+        if not client.is_open:  # unlike a blackhole; its socket may still linger a little
+            self.client_left(client)
+        return was_open
 
     def cut_by_fault(self) -> None:
         """Cut as the faults say, unless that was done often enough."""

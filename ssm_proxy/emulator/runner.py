@@ -125,7 +125,7 @@ class Emulator:
         self._call(lambda service: service.set_faults(faults))
 
     def drop_connections(self, side: str = "client", manner: str = "reset") -> int:
-        """Cut the connection of one side of every open session; give the number of sessions."""
+        """Cut the connection of one side of every open session; give how many there were to cut."""
         return self._call(lambda service: service.drop_connections(side, manner))
 
     def rotate_credentials(self, credentials: Credentials) -> None:

@@ -139,7 +139,7 @@ class EmulatedService:
         """Cut the connection of one side of every open session.
 
         Returns:
-            How many sessions there were.
+            How many were cut: a session whose connection is already lost has none.
 
         Raises:
             UsageError: an unknown side or manner.
@@ -149,10 +149,7 @@ class EmulatedService:
                 f"no connections can be cut as '{side}', '{manner}'",
                 hint=f"sides: {', '.join(SIDES)}; manners: {', '.join(MANNERS)}",
             )
-        relays = tuple(self._relays.values())
-        for relay in relays:
-            relay.cut(side, manner)
-        return len(relays)
+        return sum(relay.cut(side, manner) for relay in tuple(self._relays.values()))
 
     def sessions(self) -> list[SessionSnapshot]:
         """Give all sessions, ended ones too, the latest last."""
@@ -226,6 +223,8 @@ class EmulatedService:
                 raise ServiceError("SerializationException", "The request is not JSON.") from None
             if not isinstance(values, dict):
                 raise ServiceError("SerializationException", "The request is not a JSON object.")
+            if operation == "ResumeSession":
+                await asyncio.sleep(self._faults.resume_delay_s)
             answer = self._control_plane.call(operation, values)
         except SignatureRefused as refusal:
             return self._error(operation, refusal.error_type, refusal.message, 400)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -176,6 +177,17 @@ def test_calls_can_be_refused_on_purpose(emulator: Emulator, client: Any) -> Non
     assert error_of(client.resume_session, SessionId=session_id)[0] == "ThrottlingException"
     emulator.set_faults(Faults(refuse_resume="error"))
     assert error_of(client.resume_session, SessionId=session_id)[::2] == ("InternalServerError", 500)
+    emulator.set_faults(Faults(refuse_resume="throttle", refuse_resume_times=1))
+    assert error_of(client.resume_session, SessionId=session_id)[0] == "ThrottlingException"
+    assert "TokenValue" in client.resume_session(SessionId=session_id)
+
+
+def test_resuming_can_be_slow(emulator: Emulator, client: Any) -> None:
+    session_id = client.start_session(**SSH)["SessionId"]
+    emulator.set_faults(Faults(resume_delay_s=0.2))
+    began = time.monotonic()
+    assert "TokenValue" in client.resume_session(SessionId=session_id)
+    assert time.monotonic() - began >= 0.2
 
 
 def control(emulator: Emulator, what: str, values: Any = None) -> tuple[int, Any]:

@@ -8,10 +8,14 @@ import time
 from collections.abc import Iterator
 
 import pytest
-from emulator_peer import Peer, run
+import websocket
+from emulator_peer import NODE, Peer, run, ssm_client
 from test_emulator_data_channel import opened, resume_token
 
 from ssm_proxy.emulator import Emulator, EmulatorOptions, Faults
+from ssm_proxy.wire.agent_message import decode_agent_message
+from ssm_proxy.wire.constants import CLIENT_VERSION, MessageType
+from ssm_proxy.wire.payloads import encode_open_data_channel
 
 pytestmark = pytest.mark.integration  # real sockets in real time: not for the quick check
 
@@ -105,6 +109,7 @@ def test_a_blackhole_stays_open_and_silent(emulator: Emulator) -> None:
         Faults(drop_after_bytes=200_000, drop_side="agent", agent_away_s=0.05),
         Faults(lose=0.01, duplicate=0.05, reorder=0.05),
         Faults(drop_acknowledges=0.02),
+        Faults(fragment=0.5),
         Faults(delay_ms=20, bandwidth=2_000_000),
         Faults(pause_publication_s=0.3),
         Faults(stall_agent_s=0.3),
@@ -126,6 +131,22 @@ def test_nothing_is_lost_or_changed(emulator: Emulator, faults: Faults) -> None:
             emulator.set_faults(Faults())
 
     run(scenario())
+
+
+def test_a_message_comes_in_several_frames(emulator: Emulator) -> None:
+    client = ssm_client(emulator.environment())
+    answer = client.start_session(Target=NODE, DocumentName="AWS-StartSSHSession")
+    emulator.set_faults(Faults(fragment=1))
+    socket = websocket.create_connection(answer["StreamUrl"], timeout=10)
+    opening = encode_open_data_channel(
+        token=answer["TokenValue"], request_id="r", client_id="c", client_version=CLIENT_VERSION
+    )
+    socket.send(opening)
+    frames = [socket.recv_frame() for _ in range(3)]
+    socket.shutdown()
+    assert [(frame.opcode, frame.fin) for frame in frames] == [(2, 0), (0, 0), (0, 1)]
+    message = decode_agent_message(b"".join(frame.data for frame in frames))
+    assert message.message_type == MessageType.START_PUBLICATION
 
 
 def test_the_agent_pauses_while_the_client_is_away(emulator: Emulator) -> None:
