@@ -1,8 +1,6 @@
 """``python -m bench``: real ssh through the tunnel against the same ssh over plain TCP, in one run.
 
-Service and agent are the emulator, with pacing off; the node's sshd is OpenSSH's. A real agent sends at most 1,024
-bytes per millisecond: the last row is with that pace, and against it. Client, relay, agent and server share this
-machine, so the plain figure is the machine's limit, not a network's.
+Service and agent are the emulator, the node's sshd is OpenSSH's. What is measured, and how: docs/benchmarks.md.
 """
 
 from __future__ import annotations
@@ -11,187 +9,119 @@ import argparse
 import json
 import os
 import platform
-import shlex
-import statistics
 import subprocess
 import sys
-import tempfile
-import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import date
 from pathlib import Path
 
-from bench.sshd import Sshd
-from ssm_proxy.emulator import Emulator, EmulatorOptions, Node
-from ssm_proxy.emulator.options import REAL_PACE_S
-
-NODE = "i-0123456789abcdef0"
-MIB = 1024 * 1024
-COLD_STARTS = 10
-STEP_TIMEOUT = 900
-PACED_MIB = 8
-USE_TIMEOUT = 10
+from bench import frames, pages
+from bench.idle import measure_idle
+from bench.lab import Lab
+from bench.latency import measure_echo, measure_loaded
+from bench.rows import BenchError, Row, table
+from bench.start import Stage, measure_stages, measure_start, stage_table
+from bench.transfers import measure_pace, measure_transfers
 
 
 @dataclass(frozen=True, kw_only=True)
-class Row:
-    """One line of the table."""
+class Amount:
+    """How much is measured."""
 
-    what: str
-    tunnel: float
-    plain: float | None
-    unit: str
-
-    def as_json(self) -> dict[str, object]:
-        ratio = self.tunnel / self.plain if self.plain else None
-        return {"what": self.what, "tunnel": self.tunnel, "plain": self.plain, "unit": self.unit, "ratio": ratio}
-
-
-class Bench:
-    """Runs the measurements; a scenario is a way to reach the same sshd."""
-
-    def __init__(self, folder: Path, sshd: Sshd, size_mib: int) -> None:
-        self._folder = folder
-        self._sshd = sshd
-        self._size = size_mib * MIB
-        self._use_file = folder / "use"
-        self._data = folder / "data"
-        with self._data.open("wb") as file:
-            for _ in range(size_mib):
-                file.write(os.urandom(MIB))
-
-    def run(self) -> list[Row]:
-        node = Node(node_id=NODE, ssh_address=("127.0.0.1", self._sshd.port))
-        plain = self._ssh_command({}, f"HostName 127.0.0.1\n    Port {self._sshd.port}")
-        with Emulator(EmulatorOptions(nodes=[node], agent_pace_s=0.0)) as emulator:
-            tunnel = self._tunnel_command(emulator)
-            rows = self._transfers(tunnel, plain)
-            rows.append(self._cold_start(tunnel, plain))
-        with Emulator(EmulatorOptions(nodes=[node], agent_pace_s=REAL_PACE_S)) as emulator:
-            seconds = self._download(self._tunnel_command(emulator), PACED_MIB * MIB)
-            rate = PACED_MIB * MIB / seconds
-            rows.append(
-                Row(what="download, against the pace of a real agent", tunnel=rate / 1e6, plain=1.024, unit="MB/s")
-            )
-        return rows
-
-    def _transfers(self, tunnel: Command, plain: Command) -> list[Row]:
-        rows = []
-        for what, transfer in (("upload", self._upload), ("download", self._download)):
-            self._use_file.unlink(missing_ok=True)
-            through_tunnel = self._size / transfer(tunnel, self._size) / 1e6
-            use = self._use()
-            over_tcp = self._size / transfer(plain, self._size) / 1e6
-            rows.append(Row(what=f"{what}, no pacing", tunnel=through_tunnel, plain=over_tcp, unit="MB/s"))
-            cpu = use["cpu_s"] * 100 * MIB / self._size
-            rows.append(Row(what=f"CPU of the proxy, {what}", tunnel=cpu, plain=None, unit="s per 100 MiB"))
-            rows.append(
-                Row(what=f"peak memory of the proxy, {what}", tunnel=use["peak_bytes"] / MIB, plain=None, unit="MiB")
-            )
-        return rows
-
-    def _use(self) -> dict[str, float]:
-        """Give what the proxy left; ssh does not wait for it."""
-        deadline = time.monotonic() + USE_TIMEOUT
-        while time.monotonic() < deadline:
-            if self._use_file.exists() and (text := self._use_file.read_text()).endswith("\n"):
-                use: dict[str, float] = json.loads(text)
-                return use
-            time.sleep(0.02)
-        raise SystemExit("the proxy did not end")
-
-    def _cold_start(self, tunnel: Command, plain: Command) -> Row:
-        through_tunnel, over_tcp = [], []
-        for _ in range(COLD_STARTS):  # in turn, so that a machine whose speed drifts treats both alike
-            through_tunnel.append(_timed(lambda: tunnel(["true"], None)))
-            over_tcp.append(_timed(lambda: plain(["true"], None)))
-        return Row(
-            what="ssh host true, median of 10",
-            tunnel=statistics.median(through_tunnel),
-            plain=statistics.median(over_tcp),
-            unit="s",
-        )
-
-    def _upload(self, ssh: Command, size: int) -> float:
-        received = self._folder / "received"
-        seconds = _timed(lambda: ssh([f"cat > {shlex.quote(str(received))}"], self._data))
-        if received.stat().st_size != size:
-            raise SystemExit("the upload is not complete")
-        return seconds
-
-    def _download(self, ssh: Command, size: int) -> float:
-        output = b""
-
-        def download() -> None:
-            nonlocal output
-            output = ssh([f"head -c {size} {shlex.quote(str(self._data))}"], None)
-
-        seconds = _timed(download)
-        if len(output) != size:
-            raise SystemExit("the download is not complete")
-        return seconds
-
-    def _tunnel_command(self, emulator: Emulator) -> Command:
-        proxy = shlex.join([sys.executable, "-m", "bench.measured_proxy", str(self._use_file), "proxy"])
-        return self._ssh_command(emulator.environment(), f"ProxyCommand {proxy} %h %p")
-
-    def _ssh_command(self, environment: dict[str, str], way: str) -> Command:
-        config = self._folder / f"ssh_config_{len(environment)}"
-        config.write_text(
-            f"Host *\n    {way}\n    IdentityFile {self._sshd.identity_file}\n    IdentitiesOnly yes\n"
-            "    BatchMode yes\n    StrictHostKeyChecking no\n    UserKnownHostsFile /dev/null\n"
-            "    LogLevel ERROR\n    Compression no\n"
-        )
-
-        def run(arguments: list[str], input_file: Path | None) -> bytes:
-            with open(input_file or os.devnull, "rb") as source:
-                return subprocess.run(
-                    ["ssh", "-F", str(config), NODE, *arguments],
-                    env={**os.environ, **environment},
-                    stdin=source,
-                    stdout=subprocess.PIPE,
-                    check=True,
-                    timeout=STEP_TIMEOUT,
-                ).stdout
-
-        return run
+    size_mib: int
+    rounds: int
+    paced_mib: int
+    starts: int
+    echoes: int
+    loaded_s: float
+    settle_s: float
+    idle_s: float
 
 
-Command = Callable[[list[str], Path | None], bytes]
-
-
-def _timed(step: Callable[[], object]) -> float:
-    began = time.perf_counter()
-    step()
-    return time.perf_counter() - began
-
-
-def _table(rows: list[Row]) -> str:
-    lines = ["| what | through the tunnel | plain TCP | ratio |", "|---|---:|---:|---:|"]
-    for row in rows:
-        plain = "" if row.plain is None else f"{row.plain:.3g} {row.unit}"
-        ratio = "" if not row.plain else f"{row.tunnel / row.plain:.2f}"
-        lines.append(f"| {row.what} | {row.tunnel:.3g} {row.unit} | {plain} | {ratio} |")
-    return "\n".join(lines)
+FULL = Amount(size_mib=256, rounds=4, paced_mib=8, starts=20, echoes=2000, loaded_s=30, settle_s=5, idle_s=60)
+QUICK = Amount(size_mib=8, rounds=1, paced_mib=1, starts=3, echoes=100, loaded_s=3, settle_s=1, idle_s=2)
+PARTS: dict[str, Callable[[Lab, Amount], list[Row]]] = {
+    "transfers": lambda lab, amount: measure_transfers(lab, amount.size_mib, amount.rounds),
+    "pace": lambda lab, amount: measure_pace(lab, amount.paced_mib),
+    "start": lambda lab, amount: measure_start(lab, amount.starts),
+    "echo": lambda lab, amount: measure_echo(lab, amount.echoes),
+    "loaded": lambda lab, amount: measure_loaded(lab, amount.loaded_s, amount.settle_s),
+    "idle": lambda lab, amount: measure_idle(lab, amount.idle_s),
+}
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
-    parser.add_argument("--size", type=int, default=64, metavar="MIB", help="size of the transfers (default: 64)")
+    parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__, allow_abbrev=False)
+    parser.add_argument("--size", type=int, metavar="MIB", help=f"of each transfer (default: {FULL.size_mib})")
+    parser.add_argument("--idle-seconds", type=float, metavar="S", help=f"(default: {FULL.idle_s})")
+    parser.add_argument("--only", choices=PARTS, help="measure one part")
+    parser.add_argument(
+        "--quick", action="store_true", help="measure little, to see that it works; figures mean nothing"
+    )
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    parser.add_argument(
+        "--update-docs", action="store_true", help="write the tables of README.md and docs/benchmarks.md as well"
+    )
     arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="ssm-proxy-bench-") as name:
-        folder = Path(name)
-        (folder / "sshd").mkdir()
-        with Sshd(folder / "sshd") as sshd:
-            rows = Bench(folder, sshd, arguments.size).run()
-    machine = f"{os.cpu_count()} cores, {platform.system()} {platform.machine()}, Python {platform.python_version()}"
+    if arguments.update_docs and (arguments.only or arguments.quick):
+        parser.error("the pages take the figures of a full run only")
+    amount = QUICK if arguments.quick else FULL
+    changes = {"size_mib": arguments.size, "idle_s": arguments.idle_seconds}
+    amount = replace(amount, **{name: value for name, value in changes.items() if value is not None})
+    if amount.size_mib < amount.rounds or amount.idle_s <= 0:
+        parser.error("size and time must be positive")
+    try:
+        run(arguments, amount)
+    except (BenchError, OSError, subprocess.SubprocessError) as error:
+        sys.exit(f"bench: {error}")
+
+
+def run(arguments: argparse.Namespace, amount: Amount) -> None:
+    names = [arguments.only] if arguments.only else list(PARTS)
+    rows: list[Row] = []
+    stages: list[Stage] = []
+    load = os.getloadavg()[0]
+    with Lab() as lab:
+        for name in names:
+            print(f"bench: {name}", file=sys.stderr)
+            rows += PARTS[name](lab, amount)
+        if "start" in names:
+            stages = measure_stages(lab, amount.starts)
     if arguments.json:
-        print(json.dumps({"date": str(date.today()), "machine": machine, "rows": [row.as_json() for row in rows]}))
+        values = {
+            "date": str(date.today()),
+            "machine": machine(),
+            "size_mib": amount.size_mib,
+            "rows": [row.as_json() for row in rows],
+            "load_at_the_start": load,
+            "stages": [asdict(stage) for stage in stages],
+        }
+        print(json.dumps(values, indent=1))
     else:
-        print(_table(rows))
-        print(f"\n{date.today()}, {machine}, {arguments.size} MiB each way")
+        print("\n\n".join([table(rows), *([stage_table(stages)] if stages else []), footer(amount, load)]))
+    if arguments.update_docs:
+        print("bench: frames", file=sys.stderr)
+        pages.update(pages.README, {"bench": f"{table(rows, with_targets=False)}\n\n{footer(amount, load)}"})
+        pages.update(
+            pages.PAGE,
+            {
+                "bench": f"{table(rows)}\n\n{footer(amount, load)}",
+                "stages": stage_table(stages),
+                "frames": frames.table(),
+            },
+        )
+
+
+def footer(amount: Amount, load: float) -> str:
+    return f"{date.today()}, {amount.size_mib} MiB each way, {machine()}, load average at the start {load:.1f}"
+
+
+def machine() -> str:
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    model = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "unknown")
+    ssh = subprocess.run(["ssh", "-V"], capture_output=True, text=True, check=True).stderr.partition(",")[0]
+    return f"{os.cpu_count()} cores ({model}), Linux, Python {platform.python_version()}, {ssh}"
 
 
 if __name__ == "__main__":

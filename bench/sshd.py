@@ -1,64 +1,124 @@
-"""A real sshd on loopback, for as long as a ``with`` block lasts."""
+"""A real sshd on loopback, and keys for it. The integration tests use it too."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import time
+from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 
+from bench.processes import descendants
+
+SYSTEM_FOLDERS = ":/usr/sbin:/sbin"
+"""Where sshd is found, and not on everybody's PATH."""
 _START_TIMEOUT = 10.0
 
 
+def find_program(name: str) -> str | None:
+    return shutil.which(name, path=os.environ.get("PATH", os.defpath) + SYSTEM_FOLDERS)
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port: int = listener.getsockname()[1]
+        return port
+
+
+@dataclass(frozen=True, kw_only=True)
+class Key:
+    """A key pair in OpenSSH's files."""
+
+    private: Path
+
+    @property
+    def public(self) -> Path:
+        return self.private.with_name(self.private.name + ".pub")
+
+    @classmethod
+    def make(cls, path: Path) -> Key:
+        subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "test", "-f", path], check=True)
+        return cls(private=path)
+
+
 class Sshd:
-    """OpenSSH's server as the current user, with keys of its own.
+    """OpenSSH's server as the current user, for as long as the ``with`` block lasts.
 
     Args:
         folder: where its files go; must exist.
+        authorized_keys: public keys that it lets in.
+
+    Raises:
+        FileNotFoundError: there is no sshd.
+        RuntimeError: it does not start; the text is its log.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self._process: subprocess.Popen[bytes] | None = None
-        self.port = 0
-        self.identity_file = folder / "id_ed25519"
-
-    def __enter__(self) -> Sshd:
-        program = shutil.which("sshd") or shutil.which("sshd", path="/usr/sbin:/usr/local/sbin")
+    def __init__(self, folder: Path, authorized_keys: Path) -> None:
+        program = find_program("sshd")
         if program is None:
             raise FileNotFoundError("sshd was not found; install openssh-server")
+        self._program = program
+        self._folder = folder
+        self._authorized_keys = authorized_keys
+        self._log = folder / "sshd.log"
+        self._process: subprocess.Popen[bytes] | None = None
+        self.port = free_port()
+        self.host_key = Key.make(folder / "sshd_host_key")
+
+    def __enter__(self) -> Sshd:
         if os.geteuid() == 0:
             Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)  # where sshd separates its privileges
-        for name in ("host_key", "id_ed25519"):
-            subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(self._folder / name)], check=True)
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
         config = self._folder / "sshd_config"
-        config.write_text(
-            f"ListenAddress 127.0.0.1:{self.port}\nHostKey {self._folder}/host_key\n"
-            f"AuthorizedKeysFile {self.identity_file}.pub\nPidFile none\nStrictModes no\nUsePAM no\n"
-            "PasswordAuthentication no\nKbdInteractiveAuthentication no\nMaxStartups 100\nMaxSessions 100\n"
-            "Subsystem sftp internal-sftp\nUseDNS no\nLogLevel ERROR\n"
-        )
-        self._process = subprocess.Popen([program, "-D", "-e", "-f", str(config)], stderr=subprocess.DEVNULL)
+        lines = [
+            f"Port {self.port}",
+            "ListenAddress 127.0.0.1",
+            f"HostKey {self.host_key.private}",
+            f"AuthorizedKeysFile {self._authorized_keys}",
+            f"PidFile {self._folder / 'sshd.pid'}",
+            "UsePAM no",
+            "StrictModes no",
+            "PasswordAuthentication no",
+            "PermitRootLogin prohibit-password",
+            "MaxStartups 100",  # its default drops some of many connections that begin at once
+            "Subsystem sftp internal-sftp",
+            "PrintMotd no",
+            "AcceptEnv LANG LC_* GIT_PROTOCOL",
+        ]
+        config.write_text("\n".join(lines) + "\n")
+        settings = subprocess.run([self._program, "-T", "-f", config], capture_output=True, text=True, check=True)
+        if "persourcepenalties" in settings.stdout:  # new servers shun an address whose connections break
+            config.write_text("\n".join([*lines, "PerSourcePenalties no"]) + "\n")
+        with self._log.open("wb") as errors:
+            self._process = subprocess.Popen(
+                [self._program, "-D", "-e", "-f", config], stdin=subprocess.DEVNULL, stdout=errors, stderr=errors
+            )
         deadline = time.monotonic() + _START_TIMEOUT
-        while True:
-            try:
-                socket.create_connection(("127.0.0.1", self.port), 1).close()
-            except OSError:
-                if time.monotonic() > deadline or self._process.poll() is not None:
-                    raise
-                time.sleep(0.01)
-            else:
-                return self
+        while not self._answers():
+            if time.monotonic() > deadline or self._process.poll() is not None:
+                self.kill()
+                raise RuntimeError(f"sshd does not start: {self._log.read_text()}")
+            time.sleep(0.02)
+        return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        if self._process is not None:
-            self._process.terminate()
-            self._process.wait(10)
+    def __exit__(self, *_: object) -> None:
+        self.kill()
+
+    def kill(self) -> None:
+        """End the server and what it started for its connections, without a word."""
+        assert self._process is not None
+        for pid in [self._process.pid, *descendants(self._process.pid)]:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        self._process.wait(10)
+
+    def _answers(self) -> bool:
+        try:
+            with socket.create_connection(("127.0.0.1", self.port), 1) as connection:
+                return connection.recv(4) == b"SSH-"
+        except OSError:
+            return False

@@ -31,12 +31,14 @@ from ssm_proxy.emulator import Emulator, EmulatorOptions, Node
 def key(tmp_path_factory: pytest.TempPathFactory) -> Key:
     """The key that both servers let in."""
     tool("ssh")
+    tool("ssh-keygen")
     return Key.make(tmp_path_factory.mktemp("key") / "id_ed25519")
 
 
 @pytest.fixture(scope="session")
 def sshd(tmp_path_factory: pytest.TempPathFactory, key: Key) -> Iterator[Sshd]:
     """A real sshd for everybody."""
+    tool("sshd")
     with Sshd(tmp_path_factory.mktemp("sshd"), key.public) as server:
         yield server
 

@@ -11,7 +11,6 @@ import os
 import selectors
 import shlex
 import shutil
-import socket
 import subprocess
 import sysconfig
 import time
@@ -23,6 +22,9 @@ from typing import IO, TypeVar
 
 import pytest
 
+from bench.processes import all_pids, cpu_seconds, is_running, peak_bytes
+from bench.sshd import SYSTEM_FOLDERS, Key, Sshd, find_program
+from bench.sshd import free_port as free_port
 from ssm_proxy.emulator import Emulator, Faults
 
 EMBEDDED = "i-0123456789abcdef0"
@@ -35,7 +37,6 @@ SSH_CONFIG = Path(__file__).resolve().parents[2] / "examples" / "ssh_config"
 OVER = ("Terminated", "Failed")
 
 _MARK = "SSM_PROXY_TEST_USER"
-_SYSTEM_FOLDERS = ":/usr/sbin:/sbin"
 _DROPPED_VARIABLES = ("AWS_", "SSH_", "SSM_PROXY_", "GIT_")
 _T = TypeVar("_T")
 
@@ -47,7 +48,7 @@ MakeUser = Callable[..., "User"]
 
 def tool(name: str) -> str:
     """Give the path of a program, or skip the test with its name."""
-    found = shutil.which(name, path=os.environ.get("PATH", os.defpath) + _SYSTEM_FOLDERS)
+    found = find_program(name)
     if found is None:
         pytest.skip(f"{name} is not installed")
     return found
@@ -60,95 +61,6 @@ def wait_until(condition: Callable[[], _T], what: str, within: float = 10.0) -> 
         assert time.monotonic() < deadline, f"not within {within} s: {what}"
         time.sleep(0.02)
     return answer
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-        return port
-
-
-# --- keys and sshd --------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, kw_only=True)
-class Key:
-    """A key pair in OpenSSH's files."""
-
-    private: Path
-
-    @property
-    def public(self) -> Path:
-        return self.private.with_name(self.private.name + ".pub")
-
-    @classmethod
-    def make(cls, path: Path) -> Key:
-        subprocess.run([tool("ssh-keygen"), "-q", "-t", "ed25519", "-N", "", "-C", "test", "-f", path], check=True)
-        return cls(private=path)
-
-
-class Sshd:
-    """A real OpenSSH server of our own; a context manager."""
-
-    def __init__(self, folder: Path, authorized_keys: Path) -> None:
-        self._program = tool("sshd")
-        self._folder = folder
-        self._authorized_keys = authorized_keys
-        self._process: subprocess.Popen[bytes] | None = None
-        self.port = free_port()
-        self.host_key = Key.make(folder / "sshd_host_key")
-
-    def __enter__(self) -> Sshd:
-        if os.getuid() == 0:
-            Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)
-        config = self._folder / "sshd_config"
-        lines = [
-            f"Port {self.port}",
-            "ListenAddress 127.0.0.1",
-            f"HostKey {self.host_key.private}",
-            f"AuthorizedKeysFile {self._authorized_keys}",
-            f"PidFile {self._folder / 'sshd.pid'}",
-            "UsePAM no",
-            "StrictModes no",
-            "PasswordAuthentication no",
-            "PermitRootLogin prohibit-password",
-            "MaxStartups 100",  # its default drops some of many connections that begin at once
-            "Subsystem sftp internal-sftp",
-            "PrintMotd no",
-            "AcceptEnv LANG LC_* GIT_PROTOCOL",
-        ]
-        config.write_text("\n".join(lines) + "\n")
-        settings = subprocess.run([self._program, "-T", "-f", config], capture_output=True, text=True, check=True)
-        if "persourcepenalties" in settings.stdout:  # new servers shun an address whose connections break
-            config.write_text("\n".join([*lines, "PerSourcePenalties no"]) + "\n")
-        log = self._folder / "sshd.log"
-        with log.open("wb") as errors:
-            self._process = subprocess.Popen(
-                [self._program, "-D", "-e", "-f", config], stdin=subprocess.DEVNULL, stdout=errors, stderr=errors
-            )
-        wait_until(self._answers, f"sshd answers; its log is {log}")
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.kill()
-
-    def kill(self) -> None:
-        """End the server and what it started for its connections, without a word."""
-        assert self._process is not None
-        for pid in [self._process.pid, *descendants(self._process.pid)]:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, 9)
-        self._process.wait(10)
-
-    def _answers(self) -> bool:
-        assert self._process is not None
-        assert self._process.poll() is None, (self._folder / "sshd.log").read_text()
-        try:
-            with socket.create_connection(("127.0.0.1", self.port), 1) as connection:
-                return connection.recv(4) == b"SSH-"
-        except OSError:
-            return False
 
 
 # --- processes ------------------------------------------------------------------------------------------------------
@@ -167,49 +79,21 @@ class Process:
 
     def exists(self) -> bool:
         """Whether it runs; one that only waits to be collected does not."""
-        try:
-            return _stat(self.pid)[0] not in ("Z", "X")
-        except OSError:
-            return False
+        return is_running(self.pid)
 
     def peak_bytes(self) -> int:
         """Give the most memory that it had resident."""
-        for line in Path(f"/proc/{self.pid}/status").read_text().splitlines():
-            if line.startswith("VmHWM:"):
-                return int(line.split()[1]) * 1024
-        raise AssertionError("no VmHWM")
+        return peak_bytes(self.pid)
 
     def cpu_seconds(self) -> float:
-        fields = _stat(self.pid)
-        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-
-def _stat(pid: int) -> list[str]:
-    """Give the fields of /proc/PID/stat from the state on: what stands before may hold spaces."""
-    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-
-
-def _pids() -> list[int]:
-    return [int(name) for name in os.listdir("/proc") if name.isdigit()]
-
-
-def descendants(pid: int) -> list[int]:
-    """Give the processes that stem from this one."""
-    parents: dict[int, int] = {}
-    for each in _pids():
-        with contextlib.suppress(OSError):
-            parents[each] = int(_stat(each)[1])
-    found = [pid]
-    for parent in found:  # grows meanwhile
-        found += [child for child, its in parents.items() if its == parent]
-    return found[1:]
+        return cpu_seconds(self.pid)
 
 
 def marked_processes(mark: str) -> list[Process]:
     """Give the processes whose environment has the mark, and that still run."""
     wanted = f"{_MARK}={mark}".encode()
     found = []
-    for pid in _pids():
+    for pid in all_pids():
         try:
             if wanted in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0"):
                 arguments = Path(f"/proc/{pid}/cmdline").read_bytes().decode().rstrip("\0").split("\0")
@@ -398,7 +282,7 @@ def make_user(
     scripts = sysconfig.get_path("scripts")
     assert shutil.which("ssm-proxy", path=scripts), f"ssm-proxy is not installed in {scripts}: pip install -e '.[test]'"
     variables |= {
-        "PATH": scripts + os.pathsep + variables.get("PATH", os.defpath) + _SYSTEM_FOLDERS,
+        "PATH": scripts + os.pathsep + variables.get("PATH", os.defpath) + SYSTEM_FOLDERS,
         "HOME": str(folder),
         "AWS_CONFIG_FILE": str(folder / "aws_config"),
         "AWS_SHARED_CREDENTIALS_FILE": str(folder / "aws_credentials"),
