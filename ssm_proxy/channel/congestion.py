@@ -35,9 +35,9 @@ LARGEST_WINDOW = 9_000 * MESSAGE_BYTES
 """Every receiver can put 10,000 messages in order (docs/PROTOCOL.md section 10.2)."""
 INITIAL_WINDOW = 10 * MESSAGE_BYTES
 """As TCP begins (RFC 6928)."""
-SMALLEST_TARGET = 0.015
-TARGET_FACTOR = 15.0
-"""In seconds times the root of bytes per second: with it the target is 62 ms at 0.1 MB/s, 30 at 1 MB/s, 18 at 20."""
+SMALLEST_TARGET = 0.010
+TARGET_FACTOR = 12.0
+"""In seconds times the root of bytes per second: with it the target is 48 ms at 0.1 MB/s, 22 at 1 MB/s, 13 at 20."""
 LARGEST_TARGET = 0.2
 FIRST_OVERSHOOT = 0.12
 LATER_OVERSHOOT = 0.06

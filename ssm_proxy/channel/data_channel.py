@@ -50,7 +50,7 @@ may take that long to be scheduled, and costs nothing where the server speaks fi
 PAUSE_LAPSE = 30.0
 """When a pause_publication is never followed by a start_publication, sending starts again after this (5.7)."""
 RECENT_ACKNOWLEDGES = 4096
-"""What an agent sends in four seconds; about 1.2 MB."""
+"""What an agent sends in four seconds; about 1.2 MB. Fewer where a ping was answered since."""
 MAX_UNACKNOWLEDGED_MESSAGES = 10_000
 """What every receiver can put in order (10.2); a window of bytes alone could be filled with single keystrokes."""
 LARGEST_SHARE_TO_WAIT_FOR = 16
@@ -93,6 +93,8 @@ class DataChannel:
         self._events: list[Event] = []
         self._acknowledges: list[bytes] = []
         self._recent_acknowledges: deque[bytes] = deque(maxlen=RECENT_ACKNOWLEDGES)
+        self._acknowledge_count = 0
+        self._count_at_ping: int | None = None  # of acknowledges that left before a ping that is not answered yet
         self._ready: list[bytes] = []  # numbered, stored, not yet handed to the driver
         self._waiting: deque[bytes] = deque()  # input that may not be sent yet
         self._waiting_bytes = 0
@@ -115,8 +117,10 @@ class DataChannel:
             # What was handed to the lost connection is in the store; what was not is there as well.
             self._ready = self._outgoing.resend_all(now)
             # The last acknowledges may be lost as well. The agent would bring each of their messages again, one every
-            # 100 ms (5.5), before it comes to those that really are missing: so they are all said again.
+            # 100 ms (5.5), before it comes to those that really are missing: so they are all said again, but for those that
+            # a pong proved to have arrived.
             self._acknowledges = list(self._recent_acknowledges)
+            self._count_at_ping = None
             self._paused_until = None
         else:
             self._was_opened = True
@@ -172,6 +176,19 @@ class DataChannel:
             self._terminate_waits = True
         else:
             self._send_stream_message(encode_flag(Flag.TERMINATE_SESSION), PayloadType.FLAG, now)
+
+    def ping_sent(self) -> None:
+        """Take note that a ping leaves behind all acknowledges that were given."""
+        if self._count_at_ping is None:
+            self._count_at_ping = self._acknowledge_count - len(self._acknowledges)
+
+    def ping_answered(self) -> None:
+        """Take note of a pong: the acknowledges before that ping arrived and need not be said again."""
+        if self._count_at_ping is not None:
+            later = self._acknowledge_count - self._count_at_ping
+            self._count_at_ping = None
+            while len(self._recent_acknowledges) > later:
+                self._recent_acknowledges.popleft()
 
     def acknowledges_to_send(self) -> list[bytes]:
         """Give what is to leave before all data, also before data that was given earlier and still waits."""
@@ -256,6 +273,11 @@ class DataChannel:
                     hint="check that the node is up and its disk is not full, then connect again",
                 )
             )
+
+    @property
+    def window_bytes(self) -> int:
+        """How much may be in flight, for who decides how much more may wait."""
+        return self._window.limit_bytes
 
     @property
     def is_drained(self) -> bool:
@@ -415,3 +437,4 @@ class DataChannel:
         )
         self._acknowledges.append(data)
         self._recent_acknowledges.append(data)
+        self._acknowledge_count += 1

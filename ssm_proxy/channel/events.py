@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from ssm_proxy.errors import SsmProxyError
 
 
-@dataclass(frozen=True, slots=True)
-class SessionStarted:
+class SessionStarted(NamedTuple):
     """The handshake is over and the session has a type."""
 
     session_type: str
@@ -20,44 +18,38 @@ class SessionStarted:
     """Text for the user, usually empty (6.5)."""
 
 
-@dataclass(frozen=True, slots=True)
-class OutputReceived:
+class OutputReceived(NamedTuple):
     """Bytes from the managed node, in order and once."""
 
     payload: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class FlagReceived:
+class FlagReceived(NamedTuple):
     """A control value from the agent (4.3); may be one that we do not know."""
 
     flag: int
 
 
-@dataclass(frozen=True, slots=True)
-class ChannelClosed:
+class ChannelClosed(NamedTuple):
     """The service says that the session is over."""
 
     reason: str
     """Empty for a normal end."""
 
 
-@dataclass(frozen=True, slots=True)
-class SessionFailed:
+class SessionFailed(NamedTuple):
     """The session cannot go on; the error says why. Nothing follows."""
 
     error: SsmProxyError
 
 
-@dataclass(frozen=True, slots=True)
-class PublicationChanged:
+class PublicationChanged(NamedTuple):
     """The service asked us to hold back stream data, or to go on."""
 
     paused: bool
 
 
-@dataclass(frozen=True, slots=True)
-class MessageDropped:
+class MessageDropped(NamedTuple):
     """A message was dropped without an acknowledge, or acknowledged and ignored. For the log."""
 
     reason: str

@@ -207,7 +207,7 @@ class ControlPlane:
                 raise ServiceError("InvalidInstanceInformationFilterValue", "The filter has no values.")
             if isinstance(key, str) and key.startswith("tag"):
                 values = []  # nodes of the emulator have no tags
-            elif key not in members:
+            elif not isinstance(key, str) or key not in members:
                 raise ServiceError("InvalidFilterKey", f"The filter key {key} is not valid.")
             else:
                 values = [each for each in values if each[members[key]] in wanted]
@@ -250,8 +250,8 @@ def _session_value(session: Session) -> Answer:
 
 def _matches(session: Session, wanted: Mapping[str, Any]) -> bool:
     key, value = wanted.get("key"), wanted.get("value")
-    if not isinstance(value, str) or not 1 <= len(value) <= 400:
-        raise ServiceError("InvalidFilterKey", "A filter has no value.")
+    if not isinstance(key, str) or not isinstance(value, str) or not 1 <= len(value) <= 400:
+        raise ServiceError("InvalidFilterKey", "A filter has no key, or no value.")
     members = {
         "Target": session.node.node_id,
         "Owner": OWNER,

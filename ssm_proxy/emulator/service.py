@@ -8,6 +8,7 @@ import datetime
 import ipaddress
 import json
 import logging
+import re
 import ssl
 import uuid
 from collections import Counter
@@ -219,7 +220,7 @@ class EmulatedService:
                 raise ServiceError("UnknownOperationException", "")
             try:
                 values = json.loads(body or b"{}")
-            except ValueError:
+            except (ValueError, RecursionError):
                 raise ServiceError("SerializationException", "The request is not JSON.") from None
             if not isinstance(values, dict):
                 raise ServiceError("SerializationException", "The request is not a JSON object.")
@@ -317,7 +318,7 @@ class EmulatedService:
         """Check OpenDataChannel (2.2). Members are matched without regard to case, unknown ones ignored."""
         try:
             values = json.loads(text)
-        except ValueError:
+        except (ValueError, RecursionError):
             return False
         if not isinstance(values, dict):
             return False
@@ -373,7 +374,7 @@ def _json_answer(values: dict[str, Any], status: int) -> web.Response:
 
 def _version(text: str) -> tuple[int, ...]:
     parts = text.split(".")
-    return tuple(int(part) for part in parts) if all(part.isascii() and part.isdigit() for part in parts) else ()
+    return tuple(int(part) for part in parts) if all(re.fullmatch("[0-9]{1,9}", part) for part in parts) else ()
 
 
 def _is_loopback(request: web.Request) -> bool:
@@ -394,7 +395,7 @@ async def _control_body(request: web.Request) -> dict[str, Any]:
         raise web.HTTPForbidden(text="the control endpoint is for this machine only")
     try:
         values = json.loads(await request.read() or b"{}")
-    except ValueError:
+    except (ValueError, RecursionError):
         raise web.HTTPBadRequest(text="the request is not JSON") from None
     if not isinstance(values, dict):
         raise web.HTTPBadRequest(text="the request is not a JSON object")

@@ -30,7 +30,7 @@ from ssm_proxy.channel.events import (
     SessionFailed,
     SessionStarted,
 )
-from ssm_proxy.errors import SsmProxyError, TransportClosed, TransportError, TransportTimeout
+from ssm_proxy.errors import SsmProxyError, TransportClosed, TransportError
 from ssm_proxy.transport.connecting import (
     ATTEMPT_TIMEOUT,
     FIRST_ATTEMPT_TIMEOUT,
@@ -38,6 +38,7 @@ from ssm_proxy.transport.connecting import (
     Connection,
     Connector,
     Termination,
+    attempt_took_too_long,
 )
 from ssm_proxy.transport.endpoints import READ_BYTES, InputEnd, OutputEnd
 from ssm_proxy.transport.heartbeat import Heartbeat
@@ -257,6 +258,8 @@ class Bridge:
         except SsmProxyError as error:
             self._fail(error)
             return
+        if self._websocket.take_pong():
+            self._channel.ping_answered()
         if messages:
             if self._recovery.works():
                 self._notify("the session goes on")
@@ -276,6 +279,7 @@ class Bridge:
         if data:
             self._input_bytes += len(data)
             self._channel.send_input(data, now)
+            self._source.let_wait(self._channel.window_bytes // 16)
         elif data is not None:
             logger.info("end of input after %d bytes", self._input_bytes)
             self._input_ended = True
@@ -291,7 +295,7 @@ class Bridge:
         elif self._state is _State.CONNECTING:
             if now >= self._attempt_until:
                 self._attempts.abandon()
-                self._retry_or_fail(_attempt_took_too_long(), now)
+                self._retry_or_fail(attempt_took_too_long(), now)
         elif self._state is _State.WAITING and now >= self._retry_at:
             self._begin_attempt(now)
         if self._state is not _State.CONNECTED and (notice := self._recovery.notice(now)) is not None:
@@ -415,6 +419,7 @@ class Bridge:
     def _ping(self, now: float, *, is_suspect: bool = False) -> None:
         assert self._websocket is not None
         self._websocket.ping()
+        self._channel.ping_sent()
         self._heartbeat.pinged(now, self._websocket.bytes_received, is_suspect=is_suspect)
 
     def _check_life(self, now: float) -> None:
@@ -488,11 +493,3 @@ class Bridge:
         # Full means that it is awake already; closed, that nobody is left to wake.
         with contextlib.suppress(OSError):
             self._wake_writer.send(b"\0")
-
-
-def _attempt_took_too_long() -> TransportTimeout:
-    return TransportTimeout(
-        "connecting took too long",
-        cause="neither success nor failure in minutes",
-        hint="check network, VPN, DNS and proxy, and whether a credential program waits for something",
-    )

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
-from ssm_proxy.errors import SsmProxyError
+from ssm_proxy.errors import SsmProxyError, TransportTimeout
 from ssm_proxy.secret import Secret
 
 if TYPE_CHECKING:
@@ -133,3 +133,12 @@ class Termination:
             self._connector.terminate()
         except SsmProxyError as error:
             logger.info("the session could not be terminated: %s (%s)", error.message, error.cause)
+
+
+def attempt_took_too_long() -> TransportTimeout:
+    """Give the error of an attempt that exceeded its time."""
+    return TransportTimeout(
+        "connecting took too long",
+        cause="neither success nor failure in minutes",
+        hint="check network, VPN, DNS and proxy, and whether a credential program waits for something",
+    )

@@ -10,10 +10,15 @@ import contextlib
 import os
 import socket
 import stat
+import sys
 import threading
 
+if sys.platform == "linux":
+    import fcntl
+
 READ_BYTES = 64 * 1024
-MAX_PENDING_BYTES = 4 * 1024 * 1024
+FIRST_PIPE_BYTES = 4 * 1024
+MAX_PENDING_BYTES = 1024 * 1024
 """Beyond this the WebSocket is not read: a reader that stands still holds back the sender; our memory stays flat."""
 _CAN_POLL_PIPES = os.name == "posix"
 
@@ -28,6 +33,7 @@ class InputEnd:
     def __init__(self, fd: int) -> None:
         self._fd = fd
         self._restore = _set_nonblocking(fd)
+        self._pipe_bytes = _shrink_pipe(fd)
         self._pump: _Pump | None = None
         if not _CAN_POLL_PIPES:
             self._pump = _Pump(fd)
@@ -46,6 +52,16 @@ class InputEnd:
             return None
         except OSError:  # the writer reset its end: nothing more will come
             return b""
+
+    def let_wait(self, size: int) -> None:
+        """Let up to ``size`` bytes wait in the pipe, if it holds less and its size can be chosen.
+
+        A keystroke waits behind all that is in the pipe: on a slow link 64 KiB are a long time. On a fast one a small
+        pipe costs more than everything else together. So it begins small and grows with the window.
+        """
+        if self._pipe_bytes and self._pipe_bytes * 2 <= size and self._pipe_bytes < READ_BYTES:
+            with contextlib.suppress(OSError):  # this user has too many pipes: so it stays
+                self._pipe_bytes = fcntl.fcntl(self._fd, fcntl.F_SETPIPE_SZ, self._pipe_bytes * 2)
 
     def close(self) -> None:
         """Leave the descriptor as it was found."""
@@ -140,6 +156,14 @@ class _Pump:
         with self._theirs, contextlib.suppress(OSError):
             while data := os.read(self._fd, READ_BYTES):
                 self._theirs.sendall(data)
+
+
+def _shrink_pipe(fd: int) -> int:
+    """Make a pipe small and give its size in bytes; 0 for what is no pipe, or has no size to choose."""
+    if sys.platform == "linux" and stat.S_ISFIFO(os.fstat(fd).st_mode):
+        with contextlib.suppress(OSError):  # there is more in it already
+            return fcntl.fcntl(fd, fcntl.F_SETPIPE_SZ, FIRST_PIPE_BYTES)
+    return 0
 
 
 def _set_nonblocking(fd: int) -> bool:

@@ -69,6 +69,8 @@ class FrameParser:
         self._message: bytearray | None = None  # the fragments so far of one that is not complete
         self.unanswered_ping: bytes | None = None
         """Payload of the latest ping, until whoever answers it takes it away; earlier ones need no answer (5.5.3)."""
+        self.was_answered = False
+        """Whether a pong came, until whoever waits for it takes note."""
         self.close_payload: bytes | None = None
         """Payload of the close frame, which is the last frame."""
 
@@ -135,7 +137,9 @@ class FrameParser:
             self.unanswered_ping = payload
         elif opcode == CLOSE:
             self.close_payload = payload
-        elif opcode != PONG:
+        elif opcode == PONG:
+            self.was_answered = True
+        else:
             if self._message is None:
                 self._message = bytearray()
             self._message += payload

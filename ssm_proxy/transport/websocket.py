@@ -123,6 +123,11 @@ class WebSocketTransport:
             raise self._ended
         return messages
 
+    def take_pong(self) -> bool:
+        """Give whether a ping was answered since the last call."""
+        was_answered, self._parser.was_answered = self._parser.was_answered, False
+        return was_answered
+
     @property
     def has_more(self) -> bool:
         """Whether ``receive`` has more to tell although the socket has nothing new: TLS buffers whole records, and

@@ -672,6 +672,47 @@ class TestResume:
         started.channel.open("token", SETTLED)
         assert acknowledged(started.sent(SETTLED)) == list(range(3, last + 1))
 
+    def test_what_left_before_an_answered_ping_is_not_said_again(self, started: Side) -> None:
+        started.receive(wire_sketch.output(2, b"a"))
+        started.sent(SETTLED)
+        started.receive(wire_sketch.output(3, b"b"))  # whose acknowledge was not taken yet
+        started.channel.ping_sent()
+        started.sent(SETTLED)
+        started.receive(wire_sketch.output(4, b"c"))
+        started.sent(SETTLED)
+        started.channel.ping_answered()
+        started.channel.open("token", SETTLED)
+        assert acknowledged(started.sent(SETTLED)) == [3, 4]
+
+    def test_a_second_ping_before_the_answer_proves_nothing_more(self, started: Side) -> None:
+        started.channel.ping_sent()
+        started.receive(wire_sketch.output(2, b"a"))
+        started.sent(SETTLED)
+        started.channel.ping_sent()
+        started.channel.ping_answered()
+        started.channel.ping_answered()
+        started.channel.open("token", SETTLED)
+        assert acknowledged(started.sent(SETTLED)) == [2]
+
+    def test_a_ping_that_the_lost_connection_left_unanswered_is_forgotten(self, started: Side) -> None:
+        started.channel.ping_sent()
+        started.channel.open("token", SETTLED)
+        assert acknowledged(started.sent(SETTLED)) == [0, 1]
+        started.channel.ping_answered()
+        started.channel.open("token", SETTLED)
+        assert acknowledged(started.sent(SETTLED)) == [0, 1]
+
+    def test_more_than_are_kept_before_a_ping_are_no_more_than_are_kept(self, started: Side) -> None:
+        last = 2 + RECENT_ACKNOWLEDGES
+        started.receive(*(wire_sketch.output(number, b"a") for number in range(2, last + 1)))
+        started.sent(SETTLED)
+        started.channel.ping_sent()
+        started.receive(wire_sketch.output(last + 1, b"a"))
+        started.sent(SETTLED)
+        started.channel.ping_answered()
+        started.channel.open("token", SETTLED)
+        assert acknowledged(started.sent(SETTLED)) == [last + 1]
+
     def test_numbers_go_on_and_there_is_no_second_handshake(self, started: Side) -> None:
         started.channel.open("token", SETTLED)
         assert inputs(started.sent(SETTLED)) == []

@@ -8,12 +8,17 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from botocore.exceptions import ClientError
 from emulator_peer import NODE, ssm_client
 
 from ssm_proxy.emulator import Credentials, Emulator, EmulatorOptions, Faults, Node
+from ssm_proxy.emulator.control_plane import ControlPlane, ServiceError
+from ssm_proxy.emulator.documents import SERVICE_DOCUMENTS
+from ssm_proxy.emulator.service import _version
+from ssm_proxy.emulator.session_table import SessionTable
 
 SSH = {"Target": NODE, "DocumentName": "AWS-StartSSHSession"}
 
@@ -128,6 +133,37 @@ def test_nodes(client: Any) -> None:
 
 def test_unknown_operations(client: Any) -> None:
     assert error_of(client.list_documents)[0] == "UnknownOperationException"
+
+
+@pytest.mark.parametrize("name", [["x"], {"x": "y"}, 5, None])
+@pytest.mark.parametrize("operation", ["DescribeInstanceInformation", "DescribeSessions"])
+def test_a_filter_whose_name_is_no_text_is_refused(operation: str, name: object) -> None:
+    sessions = SessionTable(60.0)
+    node = Node(node_id=NODE)
+    document = SERVICE_DOCUMENTS["AWS-StartSSHSession"]
+    sessions.add(node=node, document_name="AWS-StartSSHSession", document=document, properties=None, reason="")
+    plane = ControlPlane(
+        nodes={NODE: node}, documents={}, sessions=sessions, data_plane=Mock(spec_set=()), faults=Faults
+    )
+    wanted = {"Key": name, "Values": ["x"], "key": name, "value": "x"}
+    with pytest.raises(ServiceError) as caught:
+        plane.call(operation, {"State": "Active", "Filters": [wanted]})
+    assert caught.value.error_type == "InvalidFilterKey"
+
+
+def test_a_request_that_is_nested_too_deep_is_no_json(emulator: Emulator) -> None:
+    request = urllib.request.Request(f"{emulator.endpoint_url}/_emulator/faults", b'{"a":' * 100_000)
+    with pytest.raises(urllib.error.HTTPError) as caught:
+        urllib.request.urlopen(request)
+    with caught.value as answer:
+        assert answer.code == 400
+
+
+@pytest.mark.parametrize(
+    ("text", "version"), [("1.2.764.0", (1, 2, 764, 0)), ("1.x", ()), ("", ()), ("1." + "9" * 5000, ()), ("٣.1", ())]
+)
+def test_client_versions(text: str, version: tuple[int, ...]) -> None:
+    assert _version(text) == version
 
 
 def test_signatures_of_calls_are_verified(emulator: Emulator) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from ssm_proxy.transport import endpoints
-from ssm_proxy.transport.endpoints import MAX_PENDING_BYTES, READ_BYTES, InputEnd, OutputEnd
+from ssm_proxy.transport.endpoints import FIRST_PIPE_BYTES, MAX_PENDING_BYTES, READ_BYTES, InputEnd, OutputEnd
 from ssm_proxy.transport.poller import HANGUP, READ, make_poller
 
 DEADLINE = 10.0
@@ -54,6 +55,30 @@ class TestInput:
         assert end.read(100) is None
         pipe.close(pipe.writer)
         assert end.read(100) == b""
+
+    @pytest.mark.skipif(sys.platform != "linux", reason="only Linux can choose the size of a pipe")
+    def test_a_pipe_is_small_at_first_and_grows_when_it_is_let(self, pipe: Pipe) -> None:
+        import fcntl
+
+        def size() -> int:
+            return fcntl.fcntl(pipe.reader, fcntl.F_GETPIPE_SZ)
+
+        end = InputEnd(pipe.reader)
+        assert size() == FIRST_PIPE_BYTES
+        end.let_wait(2 * FIRST_PIPE_BYTES - 1)
+        assert size() == FIRST_PIPE_BYTES
+        end.let_wait(2 * FIRST_PIPE_BYTES)
+        assert size() == 2 * FIRST_PIPE_BYTES
+        for _ in range(20):
+            end.let_wait(1 << 30)
+        assert size() == READ_BYTES
+
+    @pytest.mark.skipif(sys.platform != "linux", reason="only Linux can choose the size of a pipe")
+    def test_a_pipe_that_holds_more_already_stays_as_it_is(self, pipe: Pipe) -> None:
+        os.write(pipe.writer, b"x" * 3 * FIRST_PIPE_BYTES)
+        end = InputEnd(pipe.reader)
+        end.let_wait(1 << 30)
+        assert end.read(READ_BYTES) == b"x" * 3 * FIRST_PIPE_BYTES
 
     def test_reads_a_bounded_piece_at_a_time(self, tmp_path: Path) -> None:
         (tmp_path / "file").write_bytes(b"x" * (READ_BYTES + 10))
@@ -159,7 +184,7 @@ class TestOutput:
         assert not end.is_full
 
     def test_full_is_4_mib(self, pipe: Pipe) -> None:
-        assert MAX_PENDING_BYTES == 4 * 1024 * 1024
+        assert MAX_PENDING_BYTES == 1024 * 1024
         end = OutputEnd(pipe.writer)
         end.write(b"x" * MAX_PENDING_BYTES)  # the pipe itself takes some
         assert not end.is_full

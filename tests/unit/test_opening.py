@@ -456,6 +456,11 @@ class TestProxy:
         assert isinstance(error, ConfigurationError)
         assert "hush" not in f"{error.message} {error.cause} {error.hint}"
 
+    def test_a_user_that_is_no_utf_8_goes_to_the_proxy_as_it_is(self) -> None:
+        with ScriptedServer(answer_with("HTTP/1.1 407 No\r\n\r\n")) as proxy:
+            refusal("ws://ssmmessages.invalid/", proxy_url=f"http://\udcff:hush@127.0.0.1:{proxy.port}")
+        assert b"\r\nProxy-Authorization: Basic " + base64.b64encode(b"\xff:hush") in proxy.requests[0]
+
     @pytest.mark.parametrize("name", ["http_proxy", "HTTP_PROXY", "https_proxy"])
     def test_no_proxy_means_none_whatever_the_environment_says(
         self, monkeypatch: pytest.MonkeyPatch, authority: tuple[ssl.SSLContext, Path], name: str

@@ -33,6 +33,18 @@ def test_it_tells_when_so_much_may_leave() -> None:
     assert pacer.room(at, PACE) >= 4000 - 1e-6
 
 
+def test_the_time_that_it_tells_is_never_now() -> None:
+    """A missing fraction of a byte must not make a driver whose clock stands still ask again and again."""
+    pacer = Pacer()
+    pacer.room(1000.0, PACE)
+    pacer.spend(SMALLEST_BURST_BYTES - 1343)
+    pacer._budget -= 1e-8
+    at = pacer.ready_at(1343, PACE)
+    assert at is not None
+    assert at > 1000.0
+    assert pacer.room(at, PACE) >= 1343
+
+
 def test_more_than_there_was_can_be_spent_and_is_made_up_for() -> None:
     pacer = Pacer()
     pacer.room(10.0, PACE)
