@@ -76,7 +76,7 @@ class Connection:
         self._master: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Connection:
-        master = self._master = self._route.start("-M", "-S", self._socket, "-N", NODE)
+        master = self._master = self._start_master("-M", "-S", str(self._socket))
         try:
             wait_until(lambda: self._socket.exists() or master.poll() is not None, "ssh connects")
             if master.poll() is not None:
@@ -85,6 +85,9 @@ class Connection:
             self.__exit__(None, None, None)
             raise
         return self
+
+    def _start_master(self, *arguments: str) -> subprocess.Popen[bytes]:
+        return self._route.start(*arguments, "-N", NODE)
 
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
@@ -116,6 +119,34 @@ class Connection:
                 yield process
             finally:
                 process.kill()
+
+
+class Prompt(Connection):
+    """A connection as people have it open: begun by a session with a terminal, whose program is an echo.
+
+    ssh makes a difference: of a connection that began with a terminal it keeps at most 16 KiB in a queue of its own, of
+    others 128 KiB, which no ProxyCommand can let anything pass.
+    """
+
+    @property
+    def process(self) -> subprocess.Popen[bytes]:
+        """Input and output are pipes; the terminal is the node's."""
+        assert self._master is not None
+        return self._master
+
+    def __enter__(self) -> Prompt:
+        super().__enter__()
+        assert self.process.stdout is not None
+        line = b""
+        while not line.endswith(b"ready\n"):
+            if not select.select([self.process.stdout], [], [], _START_TIMEOUT)[0]:
+                raise BenchError("the terminal session does not begin")
+            line += os.read(self.process.stdout.fileno(), 1)
+        return self
+
+    def _start_master(self, *arguments: str) -> subprocess.Popen[bytes]:
+        command = "stty raw -echo; echo ready; exec cat"
+        return self._route.start(*arguments, "-tt", NODE, command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
 
 
 class Lab:

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench.lab import Connection, Lab, Route, wait_until
+from bench.lab import Connection, Lab, Prompt, wait_until
 from bench.rows import BenchError, Row, Target, percentile
 
 LINK: Mapping[str, int] = {"bandwidth": 1_000_000, "delay_ms": 25, "queue_bytes": 4_000_000}
@@ -43,6 +43,9 @@ class Echo:
 
 @contextlib.contextmanager
 def _echo(connection: Connection) -> Iterator[Echo]:
+    if isinstance(connection, Prompt):
+        yield Echo(connection.process)
+        return
     with connection.running("cat", stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         yield Echo(process)
 
@@ -82,28 +85,35 @@ class _Loaded:
 
 def measure_loaded(lab: Lab, seconds: float, settle: float) -> list[Row]:
     """Measure round trips and the rate while an upload fills a slow link, after it had time to fill the queue."""
+    received = lab.folder / "received"
     with lab.tunnel(faults=LINK) as route:
-        tunnel = _under_upload(route, lab.folder / "received", seconds, settle)
+        tunnel = _behind_upload(Prompt(route), received, seconds, settle)
+        without = _behind_upload(Connection(route), received, seconds, settle)
     with lab.shaped(**LINK) as route:
-        plain = _under_upload(route, lab.folder / "received", seconds, settle)
+        plain = _behind_upload(Prompt(route), received, seconds, settle)
+        plain_without = _behind_upload(Connection(route), received, seconds, settle)
     link = f"{LINK['bandwidth'] / 1e6:g} MB/s, {2 * LINK['delay_ms']} ms"
     echoes = [
         Row(
             what=f"echo behind an upload, link of {link}, {name}",
-            tunnel=percentile(tunnel.echo_ms, percent),
-            plain=percentile(plain.echo_ms, percent),
+            tunnel=percentile(of_tunnel.echo_ms, percent),
+            plain=percentile(of_plain.echo_ms, percent),
             unit="ms",
             target=target,
         )
-        for name, percent, target in (("median", 50, None), ("99th percentile", 99, Target(bound=250)))
+        for name, percent, of_tunnel, of_plain, target in (
+            ("median", 50, tunnel, plain, None),
+            ("99th percentile", 99, tunnel, plain, Target(bound=250)),
+            ("median, without a terminal", 50, without, plain_without, None),
+        )
     ]
     upload = Row(what=f"upload, link of {link}", tunnel=tunnel.upload_mb_s, plain=plain.upload_mb_s, unit="MB/s")
     return [*echoes, upload]
 
 
-def _under_upload(route: Route, received: Path, seconds: float, settle: float) -> _Loaded:
+def _behind_upload(connection: Connection, received: Path, seconds: float, settle: float) -> _Loaded:
     received.unlink(missing_ok=True)
-    with Connection(route) as connection, _echo(connection) as echo, open("/dev/zero", "rb") as zeros:
+    with connection, _echo(connection) as echo, open("/dev/zero", "rb") as zeros:
         echo.round_trip()
         with connection.running(f"cat > {received}", stdin=zeros):
             wait_until(lambda: received.exists() and received.stat().st_size, "the upload begins")

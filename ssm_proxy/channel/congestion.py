@@ -39,10 +39,12 @@ SMALLEST_TARGET = 0.010
 TARGET_FACTOR = 12.0
 """In seconds times the root of bytes per second: with it the target is 48 ms at 0.1 MB/s, 22 at 1 MB/s, 13 at 20."""
 LARGEST_TARGET = 0.2
-FIRST_OVERSHOOT = 0.12
+FIRST_OVERSHOOT = 0.25
 LATER_OVERSHOOT = 0.06
 """Queueing delay in seconds: how much more than the link carries may be in flight before the first sign of a queue is
 back. In the beginning, when everybody waits and the link may carry a thousand times as much, it may be more."""
+SLOWEST_FIRST_GROWTH = 0.25
+"""For round trips so long that nobody types over them, but somebody waits for a copy."""
 SHORT_QUEUE = 0.6
 """Share of the target below which the link may carry more than we know."""
 SHORT_ROUNDS = 2
@@ -51,6 +53,7 @@ SEVERE_QUEUE = 3.0
 LONG_ROUNDS = 6
 """A queue that stays severe for so many rounds is perhaps none: the way may have become longer. Measure it."""
 RATE_TIME = 0.1
+"""The least time over which a rate is measured; and a round trip, because what a sender sends comes in clumps."""
 MEASURE_INTERVAL = 10.0
 MEASURE_INTERVAL_ROUNDS = 25
 FIRST_MEASURE_ROUNDS = 6
@@ -159,7 +162,7 @@ class CongestionWindow:
             self._set_pace(base)
             if delay > _target(self._limit / observed):
                 self._stop_growing(now, base)
-        elif now - self._mark[0] >= RATE_TIME:
+        elif now - self._mark[0] >= max(RATE_TIME, base):
             began, delivered = self._mark
             self._mark = (now, self._delivered)
             if self._phase is _STEADY:
@@ -179,7 +182,8 @@ class CongestionWindow:
         self._short_rounds = 0
         if not self._has_measured:
             # Others may have been there before us: find out soon.
-            self._measured_for = self._measure_interval(base) - FIRST_MEASURE_ROUNDS * base - 2 * RATE_TIME
+            soon = self._measure_interval(base) - FIRST_MEASURE_ROUNDS * base - 2 * RATE_TIME
+            self._measured_for = max(self._measured_for, soon)
         self._begin_round(now)
 
     # --- round by round ---------------------------------------------------------------------------------------------
@@ -270,7 +274,9 @@ class CongestionWindow:
 
     def _growth(self, base: float) -> float:
         """Give the share by which the window may grow in a round trip."""
-        return min(1.0, (LATER_OVERSHOOT if self._has_measured else FIRST_OVERSHOOT) / base)
+        if self._has_measured:
+            return min(1.0, LATER_OVERSHOOT / base)
+        return min(1.0, max(SLOWEST_FIRST_GROWTH, FIRST_OVERSHOOT / base))
 
     def _measure_interval(self, base: float) -> float:
         return max(MEASURE_INTERVAL, MEASURE_INTERVAL_ROUNDS * base)

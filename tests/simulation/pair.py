@@ -137,7 +137,7 @@ class Pair:
 
     def settle(self) -> None:
         """Do what the driver does after any call, on both sides."""
-        while (room := self.channel.capacity()) and self.uploaded < len(self.upload):
+        while (room := self.channel.input_room(self.now)) and self.uploaded < len(self.upload):
             chunk = self.upload[self.uploaded : self.uploaded + min(room, 65536)]
             self.uploaded += len(chunk)
             self.channel.send_input(chunk, self.now)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from typing import ClassVar
 
 import pytest
 from simulation import wire_sketch
@@ -11,7 +12,8 @@ from simulation.model_agent import ModelAgent
 from simulation.pair import PAUSE, START, Link, Pair
 from simulation.wire_sketch import Frame
 
-from ssm_proxy.channel.data_channel import SETTLE_TIME
+from ssm_proxy.channel.congestion import CongestionWindow
+from ssm_proxy.channel.data_channel import MAX_UNACKNOWLEDGED_MESSAGES, SETTLE_TIME
 from ssm_proxy.channel.events import MessageDropped, PublicationChanged, SessionFailed, SessionStarted
 from ssm_proxy.channel.window import FixedWindow
 from ssm_proxy.errors import AcknowledgeTimeout, HandshakeFailed
@@ -387,6 +389,90 @@ class TestPause:
         assert pair.agent.received == b"hello"
         changes = [event.paused for event in pair.events if isinstance(event, PublicationChanged)]
         assert changes == [True, False]
+
+
+class TestWithTheCongestionWindow:
+    """What the classes above show of one part each, with the window that the program has."""
+
+    LINK: ClassVar = {"latency": 0.025, "bandwidth": 1e6}
+
+    def pair(self, **options: object) -> Pair:
+        return started(window=CongestionWindow(), **({"up": Link(**self.LINK), "down": Link(**self.LINK)} | options))
+
+    def test_an_agent_whose_disk_is_slow_for_a_minute(self) -> None:
+        pair = self.pair()
+        transfer(pair, some_bytes(3_000_000), b"")
+        window = pair.channel.window_bytes
+        data = some_bytes(4_000_000)
+        pair.agent.received.clear()
+        pair.send(data)
+        pair.advance_to(pair.now + 1)
+        pair.agent.stall()
+        pair.advance_to(pair.now + 60)
+        probes = pair.channel.retransmission_count
+        assert probes <= 18  # one at a time, soon every five seconds
+        pair.agent.wake(pair.now)
+        pair.settle()
+        took = pair.run(lambda: pair.is_at_rest)
+        assert pair.agent.received == data
+        assert pair.channel.retransmission_count - probes <= 5
+        assert took < 7  # 3 MB at 0.87 MB/s: it is as fast as before
+        assert pair.channel.window_bytes > window / 2
+
+    def test_a_pause_of_twenty_seconds_in_the_middle_of_an_upload(self) -> None:
+        pair = self.pair()
+        data = some_bytes(3_000_000)
+        pair.send(data)
+        pair.advance_to(pair.now + 1)
+        pair.channel.receive(PAUSE, pair.now)
+        pair.settle()
+        pair.advance_to(pair.now + 1)
+        sent = pair.up.sent_count
+        pair.advance_to(pair.now + 19)
+        assert pair.up.sent_count == sent
+        pair.channel.receive(START, pair.now)
+        pair.settle()
+        assert pair.run(lambda: pair.is_at_rest) < 4
+        assert pair.agent.received == data
+
+    @pytest.mark.parametrize("seed", range(5))
+    def test_five_percent_of_everything_both_ways(self, seed: int) -> None:
+        bad = {"loss": 0.05, "reorder": 0.05, "duplicate": 0.05, **self.LINK}
+        pair = self.pair(up=Link(**bad), down=Link(**bad), seed=seed)
+        transfer(pair, some_bytes(500_000), some_bytes(100_000), at_most=300.0)
+
+    def test_what_was_under_way_is_back_within_round_trips_of_a_resume(self) -> None:
+        pair = self.pair()
+        data = some_bytes(3_000_000)
+        pair.send(data)
+        pair.advance_to(pair.now + 2)
+        in_flight = pair.channel.window_bytes
+        assert in_flight > 50_000
+        pair.cut()
+        pair.advance_to(pair.now + 60)
+        pair.resume()
+        arrived = len(pair.agent.received)
+        took = pair.run(lambda: len(pair.agent.received) >= arrived + in_flight + 1)
+        assert took < 0.05 + in_flight / 0.8e6 + 0.2
+        pair.run(lambda: pair.is_at_rest)
+        assert pair.agent.received == data
+
+    def test_acknowledges_do_not_wait_behind_data(self) -> None:
+        pair = self.pair()
+        pair.send(some_bytes(2_000_000))
+        pair.advance_to(pair.now + 1)
+        pair.channel.receive(wire_sketch.output(2, b"x"), pair.now)
+        assert len(pair.channel.acknowledges_to_send()) == 1
+
+    def test_thousands_of_keystrokes_are_no_more_than_a_receiver_can_put_in_order(self) -> None:
+        pair = self.pair()
+        transfer(pair, some_bytes(3_000_000), b"")
+        pair.agent.stall()
+        count = 0
+        while pair.channel.capacity():
+            pair.channel.send_input(b"k", pair.now)
+            count += 1
+        assert count <= MAX_UNACKNOWLEDGED_MESSAGES
 
 
 def test_the_same_seed_gives_the_same_run() -> None:
