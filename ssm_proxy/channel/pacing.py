@@ -13,9 +13,6 @@ BURST_TIME = 0.004
 """Timers of operating systems are good to a millisecond or two; what they overslept may be made up for."""
 SHORTEST_WAIT = 0.0001
 
-_ROUNDING = 1e-6
-"""Seconds, so that at the time that was named there is enough, however the numbers were rounded."""
-
 
 class Pacer:
     """A budget of bytes that grows with time. Times are seconds of one monotonic clock."""
