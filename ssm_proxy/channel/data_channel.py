@@ -117,8 +117,8 @@ class DataChannel:
             # What was handed to the lost connection is in the store; what was not is there as well.
             self._ready = self._outgoing.resend_all(now)
             # The last acknowledges may be lost as well. The agent would bring each of their messages again, one every
-            # 100 ms (5.5), before it comes to those that really are missing: so all are said again that no pong proved to
-            # have arrived.
+            # 100 ms (5.5), before it comes to those that really are missing: so all are said again but those that a pong
+            # proved to have arrived.
             self._acknowledges = list(self._recent_acknowledges)
             self._count_at_ping = None
             self._paused_until = None
