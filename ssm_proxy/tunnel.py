@@ -44,6 +44,7 @@ class Tunnel:
                 window=CongestionWindow(),
                 new_message_id=_MessageIds().next,
                 wall_clock_ms=lambda: time.time_ns() // 1_000_000,
+                clock_step=time.get_clock_info("monotonic").resolution,
             ),
             connector=connector,
             source=InputEnd(input_fd),

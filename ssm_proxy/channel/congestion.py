@@ -50,8 +50,12 @@ SHORT_QUEUE = 0.6
 SHORT_ROUNDS = 2
 SEVERE_QUEUE = 3.0
 """Multiple of the target beyond which a whole round is too long to wait."""
+LONG_QUEUE = 1.5
 LONG_ROUNDS = 6
-"""A queue that stays severe for so many rounds is perhaps none: the way may have become longer. Measure it."""
+"""A queue of that multiple of the target that stays for so many rounds is perhaps none: the way may have become
+longer. Measure it."""
+UNUSED_TIME = 10.0
+"""A window that was not filled for so long says nothing of the link any more (as in RFC 7661)."""
 RATE_TIME = 0.1
 """The least time over which a rate is measured; and a round trip, because what a sender sends comes in clumps."""
 MEASURE_INTERVAL = 10.0
@@ -85,7 +89,7 @@ class CongestionWindow:
 
     def __init__(self) -> None:
         self._round_minimum = math.inf
-        self.on_resumed(0.0)
+        self.forget(0.0)
 
     @property
     def limit_bytes(self) -> int:
@@ -96,18 +100,20 @@ class CongestionWindow:
         """What it is doing, for a log or a plot."""
         return self._phase.value
 
-    def on_resumed(self, now: float) -> None:
-        """Forget everything: the new connection may run over another network."""
+    def forget(self, now: float) -> None:
+        """Begin anew: what was learned may be of another network."""
         self._limit = float(INITIAL_WINDOW)
         self.pace = math.inf
         self._phase = _GROWING
         self._gain = 1.0
         self._smallest = math.inf  # round trip since the last measurement
         self._smallest_before = math.inf  # in the period before
+        self._full_at = now
         self._measured_for = 0.0  # seconds under load since the last measurement
         self._has_measured = False
         self._goal = 0.0
         self._rate_before = 0.0
+        self._good_rate = 0.0  # the latest one at which the delay was about what was wanted
         self._attempts = 0
         self._short_rounds = 0
         self._long_rounds = 0
@@ -165,7 +171,7 @@ class CongestionWindow:
         elif now - self._mark[0] >= max(RATE_TIME, base):
             began, delivered = self._mark
             self._mark = (now, self._delivered)
-            if self._phase is _STEADY:
+            if self._phase is _STEADY and self._was_full:
                 # A link that suddenly carries less acknowledges at its new rate at once, but a round lasts as long as
                 # its queue has become.
                 rate = (self._delivered - delivered) / (now - began)
@@ -180,6 +186,7 @@ class CongestionWindow:
         self._smallest = min(self._smallest, base)
         self._phase = _STEADY
         self._short_rounds = 0
+        self._mark = (now, self._delivered)
         if not self._has_measured:
             # Others may have been there before us: find out soon.
             soon = self._measure_interval(base) - FIRST_MEASURE_ROUNDS * base - 2 * RATE_TIME
@@ -199,20 +206,28 @@ class CongestionWindow:
         was_full = self._was_full
         self._begin_round(now)
         if self._phase is _MEASURING:
-            self._end_measuring(round_trip)
+            self._end_measuring(round_trip, now)
         elif self._phase in (_GROWING, _STEADY):
             self._smallest = min(self._smallest, round_trip)
             if was_full:  # else the window was not what held us back, and nothing can be learned of it
+                self._full_at = now
                 self._measured_for += duration
                 if self._phase is _STEADY:
                     self._adapt(round_trip)
+            elif now - self._full_at > UNUSED_TIME and self._limit > INITIAL_WINDOW:
+                self.forget(now)
 
     def _adapt(self, round_trip: float) -> None:
         base = self._base()
         rate = self._limit / round_trip
         target = _target(rate)
         delay = round_trip - base
-        self._long_rounds = self._long_rounds + 1 if delay > SEVERE_QUEUE * target else 0
+        # Judged by the rate before: a longer way brings the rate down, and the target of a low rate is long as well.
+        if delay > LONG_QUEUE * _target(max(rate, self._good_rate)):
+            self._long_rounds += 1
+        else:
+            self._long_rounds = 0
+            self._good_rate = rate
         interval = self._measure_interval(base)
         if delay < SHORT_QUEUE * target and self._short_rounds == 0 and self._has_measured:
             interval *= 0.5  # somebody else measures: to see the way empty, all have to do it at once
@@ -244,7 +259,7 @@ class CongestionWindow:
         self._rate_before = rate
         self._goal = max(SMALLEST_WINDOW, rate * (base - min(DIP_SHARE * base, LARGEST_DIP)))
 
-    def _end_measuring(self, round_trip: float) -> None:
+    def _end_measuring(self, round_trip: float, now: float) -> None:
         base = self._base()
         emptied = self._limit
         rate = self._rate_before
@@ -254,9 +269,12 @@ class CongestionWindow:
                 # The rate was not what it seemed, so that was not empty.
                 self._begin_emptying(self._limit / round_trip)
                 return
-            if excess > 2 * _target(rate):  # the way has become longer: what was known of it is void
-                self._smallest = math.inf
+            if excess > LONG_QUEUE * _target(max(rate, self._good_rate)):
+                # The way has become longer: nothing that was known of it holds.
+                self.forget(now)
+                return
         self._smallest_before, self._smallest = self._smallest, round_trip
+        self._good_rate = rate
         self._measured_for = 0.0
         self._has_measured = True
         self._short_rounds = -1  # the first round still shows the emptiness that was made

@@ -49,8 +49,8 @@ as SSH servers do, this wait has to do. It is longer than the gap that was measu
 may take that long to be scheduled, and costs nothing where the server speaks first."""
 PAUSE_LAPSE = 30.0
 """When a pause_publication is never followed by a start_publication, sending starts again after this (5.7)."""
-RECENT_ACKNOWLEDGES = 4096
-"""What an agent sends in four seconds; about 1.2 MB. Fewer where a ping was answered since."""
+RECENT_ACKNOWLEDGES = 2048
+"""What an agent sends in two seconds; about 0.6 MB. Fewer where a ping was answered since."""
 MAX_UNACKNOWLEDGED_MESSAGES = 10_000
 """What every receiver can put in order (10.2); a window of bytes alone could be filled with single keystrokes."""
 LARGEST_SHARE_TO_WAIT_FOR = 16
@@ -71,6 +71,7 @@ class DataChannel:
         window: bounds the bytes in flight.
         new_message_id: gives 16 fresh random bytes, a version 4 UUID, at each call.
         wall_clock_ms: gives milliseconds since the Unix epoch, for the created dates.
+        clock_step: seconds by which the clock moves at a time.
     """
 
     def __init__(
@@ -80,6 +81,7 @@ class DataChannel:
         window: Window,
         new_message_id: Callable[[], bytes],
         wall_clock_ms: Callable[[], int],
+        clock_step: float = 0.0,
     ) -> None:
         self._window = window
         self._new_message_id = new_message_id
@@ -89,7 +91,7 @@ class DataChannel:
         self._round_trip = RoundTrip()
         self._outgoing = Outgoing(window, self._round_trip)
         self._incoming = Incoming()
-        self._pacer = Pacer()
+        self._pacer = Pacer(clock_step)
         self._events: list[Event] = []
         self._acknowledges: list[bytes] = []
         self._recent_acknowledges: deque[bytes] = deque(maxlen=RECENT_ACKNOWLEDGES)
@@ -98,6 +100,7 @@ class DataChannel:
         self._ready: list[bytes] = []  # numbered, stored, not yet handed to the driver
         self._waiting: deque[bytes] = deque()  # input that may not be sent yet
         self._waiting_bytes = 0
+        self._input_has_ended = False
         self._terminate_waits = False  # for the input before it
         self._open_until: float | None = None  # deadline of the handshake
         self._settled_at: float | None = None  # when input may flow
@@ -111,14 +114,15 @@ class DataChannel:
     def open(self, token: str, now: float) -> str:
         """Give the text message that opens a WebSocket, the first one or the next.
 
-        On every one but the first, all unacknowledged messages become due at once, and a pause is over (2.6, 5.8).
+        On every one but the first, all unacknowledged messages become due, as many at once as the window takes, and a
+        pause is over (2.6, 5.8).
         """
         if self._was_opened:
             # What was handed to the lost connection is in the store; what was not is there as well.
             self._ready = self._outgoing.resend_all(now)
             # The last acknowledges may be lost as well. The agent would bring each of their messages again, one every
-            # 100 ms (5.5), before it comes to those that really are missing: so all are said again but those that a pong
-            # proved to have arrived.
+            # 100 ms (5.5), before it comes to those that really are missing: so all are said again, except those that a
+            # pong proved to have arrived.
             self._acknowledges = list(self._recent_acknowledges)
             self._count_at_ping = None
             self._paused_until = None
@@ -167,6 +171,10 @@ class DataChannel:
             self._waiting_bytes += len(data)
         else:
             self._send_data(data, now)
+
+    def end_input(self) -> None:
+        """Take note that ``send_input`` will not be called again. The protocol cannot tell the other side (8.6)."""
+        self._input_has_ended = True
 
     def terminate(self, now: float) -> None:
         """Ask the agent to end the session, behind all input (FLAG TerminateSession, 4.3). Best effort."""
@@ -246,7 +254,7 @@ class DataChannel:
             if self._waiting:
                 deadlines.append(self._settled_at)
         size = self._smallest_read()
-        if self.capacity() >= size:
+        if not self._input_has_ended and self.capacity() >= size:
             deadlines.append(self._pacer.ready_at(size, self._window.pace))
         return min((deadline for deadline in deadlines if deadline is not None), default=None)
 

@@ -11,7 +11,8 @@ The rules, and where they leave the official client (docs/PROTOCOL.md sections 5
 * The acknowledge of a repeated message does not tell which sending it answers. It opens recovery: each such acknowledge
   lets two more old messages go, so a lost flight is repaired in a few round trips, and an agent that was merely slow,
   whose acknowledges of the originals follow at once, is sent next to nothing twice.
-* After a resume all goes out again at once, because what was in flight is most likely gone.
+* After a resume all goes out again in its order, as far as the window allows: what was in flight is most likely gone,
+  and the network may be a slower one. Those are sendings like first ones: there is no other that could be acknowledged.
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ LARGEST_PROBE_INTERVAL = 5.0
 GIVE_UP_AFTER_PROBES = 60
 """About five minutes, like the official client's 3,000 attempts. Counted, not timed, so that a clock that jumps while a
 laptop sleeps gives up nothing."""
+IDLE_TIME = 10.0
+"""After so long a silence what the window learned of the network is forgotten (as in RFC 2861)."""
 _LARGEST_KEPT_DOUBLINGS = 3
 """What stays of the doubled timeout once a repeated message was acknowledged: enough for a round trip of a second."""
 _RECOVERY_CREDIT = 2
@@ -57,7 +60,9 @@ class Outgoing:
     def __init__(self, window: Window, round_trip: RoundTrip) -> None:
         self._window = window
         self._round_trip = round_trip
-        self._unacknowledged: dict[int, _Sent] = {}  # ordered by latest sending
+        self._unacknowledged: dict[int, _Sent] = {}  # sent on this connection, ordered by latest sending
+        self._backlog: dict[int, _Sent] = {}  # sent on an earlier one only, ordered by number
+        self._in_flight_bytes = 0  # of those sent on this connection
         self._order = 0  # of sendings, repeats included
         self._evidence = -1  # latest first sending known to have arrived
         self._recovery_limit = -1  # sendings up to this one may be repeated by credit
@@ -76,29 +81,33 @@ class Outgoing:
 
     @property
     def is_empty(self) -> bool:
-        return not self._unacknowledged
+        return not self._unacknowledged and not self._backlog
 
     @property
     def unacknowledged_count(self) -> int:
-        return len(self._unacknowledged)
+        return len(self._unacknowledged) + len(self._backlog)
 
     def add(self, data: bytes, size: int, now: float) -> None:
         """Take note of a message that is sent for the first time, numbered ``next_sequence_number``."""
         if not self._unacknowledged:
+            if now - self._progress_at > IDLE_TIME:
+                self._window.forget(now)
             self._progress_at = now
         number = self.next_sequence_number
         self._unacknowledged[number] = _Sent(number, data, size, now, self._order)
         self._order += 1
         self.next_sequence_number = number + 1
         self.unacknowledged_bytes += size
+        self._in_flight_bytes += size
 
     def acknowledge(self, sequence_number: int, now: float) -> bool:
         """Forget the message of that number; return whether there was one."""
         sent = self._unacknowledged.pop(sequence_number, None)
         if sent is None:
-            return False
-        in_flight = self.unacknowledged_bytes
-        self.unacknowledged_bytes = in_flight - sent.size
+            return self._acknowledge_backlog(sequence_number)
+        in_flight = self._in_flight_bytes
+        self._in_flight_bytes = in_flight - sent.size
+        self.unacknowledged_bytes -= sent.size
         self._progress_at = now
         self._probes = 0
         age = now - sent.sent_at
@@ -116,20 +125,47 @@ class Outgoing:
             self._evidence = sent.first_order
         return True
 
+    def _acknowledge_backlog(self, sequence_number: int) -> bool:
+        sent = self._backlog.pop(sequence_number, None)
+        if sent is not None:
+            self.unacknowledged_bytes -= sent.size
+        return sent is not None
+
     def resend_all(self, now: float) -> list[bytes]:
-        """Give every unacknowledged message in its order, for a connection that has just been resumed."""
-        again = [self._unacknowledged[number] for number in sorted(self._unacknowledged)]
+        """Begin with a connection that has just been resumed; give the first of what is to be sent again.
+
+        The rest follows from ``retransmissions``, in order.
+        """
+        again = {**self._unacknowledged, **self._backlog}
+        self._backlog = {number: again[number] for number in sorted(again)}
+        self._unacknowledged = {}
+        self._in_flight_bytes = 0
+        self._evidence = -1
+        self._recovery_limit = -1
         self._credit = 0
         self._probes = 0
         self._doublings = 0
         self._progress_at = now
-        self._window.on_resumed(now)
+        self._window.forget(now)
         self._round_trip.minimum = float("inf")  # of another network, perhaps
-        for sent in again:
-            self._repeat(sent, now)
-            # What the new connection acknowledges is evidence about this sending.
-            sent.first_order = sent.order
-        return [sent.data for sent in again]
+        return self._send_backlog(now)
+
+    def _send_backlog(self, now: float) -> list[bytes]:
+        again: list[bytes] = []
+        while self._backlog and (not self._unacknowledged or self._in_flight_bytes < self._window.limit_bytes):
+            number = next(iter(self._backlog))
+            sent = self._backlog.pop(number)
+            if not self._unacknowledged:
+                self._progress_at = now
+            sent.order = sent.first_order = self._order
+            sent.sent_at = now
+            sent.transmissions = 1
+            self._order += 1
+            self._unacknowledged[number] = sent
+            self._in_flight_bytes += sent.size
+            self.retransmission_count += 1
+            again.append(sent.data)
+        return again
 
     def retransmissions(self, now: float) -> list[bytes]:
         """Give the messages that are due to be sent again at ``now``.
@@ -140,7 +176,7 @@ class Outgoing:
         due: list[bytes] = []
         if not self._unacknowledged:
             self._credit = 0
-            return due
+            return self._send_backlog(now)
         lost_before = self._evidence - REORDERING
         while True:
             sent = next(iter(self._unacknowledged.values()))
@@ -163,7 +199,7 @@ class Outgoing:
             head = self._unacknowledged[min(self._unacknowledged)]
             self._repeat(head, now)
             due.append(head.data)
-        return due
+        return due + self._send_backlog(now) if self._backlog else due
 
     def deadline(self) -> float | None:
         """Give the time at which ``retransmissions`` has something to say if no acknowledge comes before."""

@@ -10,14 +10,20 @@ import math
 
 SMALLEST_BURST_BYTES = 16 * 1024
 BURST_TIME = 0.004
-"""Timers of operating systems are good to a millisecond or two; what they overslept may be made up for."""
+"""Timers of operating systems are good to a millisecond or two; what they overslept may be made up for. Where the clock
+itself moves in larger steps (15.6 ms on Windows), two of those."""
 SHORTEST_WAIT = 0.0001
 
 
 class Pacer:
-    """A budget of bytes that grows with time. Times are seconds of one monotonic clock."""
+    """A budget of bytes that grows with time. Times are seconds of one monotonic clock.
 
-    def __init__(self) -> None:
+    Args:
+        clock_step: seconds by which that clock moves at a time.
+    """
+
+    def __init__(self, clock_step: float = 0.0) -> None:
+        self._burst_time = max(BURST_TIME, 2 * clock_step)
         self._budget = float(SMALLEST_BURST_BYTES)
         self._at = 0.0
 
@@ -25,7 +31,7 @@ class Pacer:
         """Give how many bytes may leave now, at ``pace`` bytes per second."""
         if pace == math.inf:
             return math.inf
-        most = max(SMALLEST_BURST_BYTES, pace * BURST_TIME)
+        most = max(SMALLEST_BURST_BYTES, pace * self._burst_time)
         self._budget = min(most, self._budget + pace * max(0.0, now - self._at))
         self._at = now
         return self._budget

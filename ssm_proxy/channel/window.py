@@ -35,8 +35,8 @@ class Window(Protocol):
         """
         ...
 
-    def on_resumed(self, now: float) -> None:
-        """Take note that a new connection was made, over whatever network."""
+    def forget(self, now: float) -> None:
+        """Begin anew: there is a new connection, over whatever network, or there was a long silence."""
         ...
 
 
@@ -51,5 +51,5 @@ class FixedWindow:
     def on_acknowledged(self, size_bytes: int, round_trip: float | None, now: float, in_flight_bytes: int) -> None:
         pass
 
-    def on_resumed(self, now: float) -> None:
+    def forget(self, now: float) -> None:
         pass

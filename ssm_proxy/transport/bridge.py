@@ -56,8 +56,7 @@ END_TIMEOUT = 5.0
 SIGNAL_END_TIMEOUT = 1.4
 """Whoever sends a signal wants us gone within 2 s."""
 MAX_QUEUED_BYTES = 1024 * 1024
-"""Beyond this nothing is received, because each message received puts an acknowledge behind it. They are fewer than the
-channel says again after a resume (`RECENT_ACKNOWLEDGES`), so a connection that takes them along loses none."""
+"""Of acknowledges. Beyond this nothing is received, because each message received adds one."""
 
 logger = logging.getLogger("ssm_proxy.transport")
 
@@ -197,7 +196,7 @@ class Bridge:
         ):
             self._receive(now)
         if ready.get(self._source.fileno(), 0) & (READ | HANGUP) and not self._input_ended:
-            self._read_input(now)
+            self._read_input(now, self._channel.input_room(now))
         self._act(now)
 
     def _watch(self, now: float) -> None:
@@ -246,7 +245,7 @@ class Bridge:
     def _may_receive(self) -> bool:
         """Whether there is room for what would be received; the WebSocket's TCP connection holds the sender back."""
         websocket = self._websocket
-        return not self._sink.is_full and (websocket is None or websocket.queued_bytes < MAX_QUEUED_BYTES)
+        return not self._sink.is_full and (websocket is None or websocket.queued_ahead_bytes < MAX_QUEUED_BYTES)
 
     def _receive(self, now: float) -> None:
         assert self._websocket is not None
@@ -271,8 +270,7 @@ class Bridge:
                 trace.received(message)
             self._channel.receive(message, now)
 
-    def _read_input(self, now: float) -> None:
-        room = self._channel.input_room(now)
+    def _read_input(self, now: float, room: int) -> None:
         if not room:  # the session ended a moment ago; reading nothing would look like the end of input
             return
         data = self._source.read(min(room, READ_BYTES))
@@ -283,6 +281,7 @@ class Bridge:
         elif data is not None:
             logger.info("end of input after %d bytes", self._input_bytes)
             self._input_ended = True
+            self._channel.end_input()
             self._quiet_since = now
 
     def _act(self, now: float) -> None:
@@ -427,7 +426,7 @@ class Bridge:
         if self._heartbeat.is_due(now):
             self._ping(now, is_suspect=self._heartbeat.is_silent(now))
         received = self._websocket.bytes_received
-        if self._heartbeat.is_dead(now, received, is_listening=not self._sink.is_full):
+        if self._heartbeat.is_dead(now, received, is_listening=self._may_receive()):
             self._lost(TransportClosed("the connection is dead", cause="no answer to a ping"), now)
 
     def _notice_sleep(self, now: float) -> None:
@@ -476,7 +475,7 @@ class Bridge:
             if self._signal_number is not None and not self._input_ended:
                 self._poller.set(self._source.fileno(), read=True)
                 if self._poller.wait(0).get(self._source.fileno(), 0) & READ:  # ssh's own goodbye
-                    self._read_input(now)
+                    self._read_input(now, self._channel.capacity())
             self._channel.terminate(now)
         websocket.send(self._channel.messages_to_send(now))
         try:

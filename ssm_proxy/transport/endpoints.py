@@ -13,14 +13,18 @@ import stat
 import sys
 import threading
 
-if sys.platform == "linux":
-    import fcntl
+try:
+    from fcntl import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment,unused-ignore]
 
 READ_BYTES = 64 * 1024
 FIRST_PIPE_BYTES = 4 * 1024
-MAX_PENDING_BYTES = 1024 * 1024
+MAX_PENDING_BYTES = 512 * 1024
 """Beyond this the WebSocket is not read: a reader that stands still holds back the sender; our memory stays flat."""
 _CAN_POLL_PIPES = os.name == "posix"
+_CAN_SIZE_PIPES = sys.platform == "linux" and fcntl is not None
+_SET_PIPE_SIZE, _GET_PIPE_SIZE = 1031, 1032  # F_SETPIPE_SZ and F_GETPIPE_SZ of Linux
 
 
 class InputEnd:
@@ -33,7 +37,7 @@ class InputEnd:
     def __init__(self, fd: int) -> None:
         self._fd = fd
         self._restore = _set_nonblocking(fd)
-        self._pipe_bytes = _shrink_pipe(fd)
+        self._pipe_bytes_before, self._pipe_bytes = _shrink_pipe(fd)
         self._pump: _Pump | None = None
         if not _CAN_POLL_PIPES:
             self._pump = _Pump(fd)
@@ -60,11 +64,16 @@ class InputEnd:
         pipe costs more than everything else together. So it begins small and grows with the window.
         """
         if self._pipe_bytes and self._pipe_bytes * 2 <= size and self._pipe_bytes < READ_BYTES:
-            with contextlib.suppress(OSError):  # this user has too many pipes: so it stays
-                self._pipe_bytes = fcntl.fcntl(self._fd, fcntl.F_SETPIPE_SZ, self._pipe_bytes * 2)
+            try:
+                self._pipe_bytes = fcntl(self._fd, _SET_PIPE_SIZE, self._pipe_bytes * 2)
+            except OSError:  # this user has too many pipes: so it stays
+                self._pipe_bytes = 0
 
     def close(self) -> None:
         """Leave the descriptor as it was found."""
+        if self._pipe_bytes_before:
+            with contextlib.suppress(OSError):
+                fcntl(self._fd, _SET_PIPE_SIZE, self._pipe_bytes_before)
         if self._pump is not None:
             self._pump.close()
         if self._restore:
@@ -158,12 +167,13 @@ class _Pump:
                 self._theirs.sendall(data)
 
 
-def _shrink_pipe(fd: int) -> int:
-    """Make a pipe small and give its size in bytes; 0 for what is no pipe, or has no size to choose."""
-    if sys.platform == "linux" and stat.S_ISFIFO(os.fstat(fd).st_mode):
+def _shrink_pipe(fd: int) -> tuple[int, int]:
+    """Make a pipe small; give its sizes in bytes, before and now, or zeros for what has no size to choose."""
+    if _CAN_SIZE_PIPES and stat.S_ISFIFO(os.fstat(fd).st_mode):
         with contextlib.suppress(OSError):  # there is more in it already
-            return fcntl.fcntl(fd, fcntl.F_SETPIPE_SZ, FIRST_PIPE_BYTES)
-    return 0
+            before = fcntl(fd, _GET_PIPE_SIZE)
+            return before, fcntl(fd, _SET_PIPE_SIZE, FIRST_PIPE_BYTES)
+    return 0, 0
 
 
 def _set_nonblocking(fd: int) -> bool:

@@ -39,6 +39,7 @@ class WebSocketTransport:
         self._behind: deque[bytes] = deque()
         self._leaving = _NOTHING  # whole frames when they were taken from the lanes
         self._queued_bytes = 0
+        self._queued_ahead_bytes = 0
         self._parser = FrameParser()
         self._ended: TransportClosed | None = None
         self.bytes_received = 0
@@ -56,6 +57,11 @@ class WebSocketTransport:
     def queued_bytes(self) -> int:
         """Bytes of both lanes that the socket has not taken yet."""
         return self._queued_bytes
+
+    @property
+    def queued_ahead_bytes(self) -> int:
+        """Bytes of the lane ahead that have not begun to leave."""
+        return self._queued_ahead_bytes
 
     def send(self, messages: list[bytes]) -> None:
         """Queue binary messages, in order."""
@@ -149,7 +155,10 @@ class WebSocketTransport:
     def _queue(self, lane: deque[bytes], opcode: int, payloads: list[bytes]) -> None:
         frames = code_frames(opcode, payloads)
         lane.extend(frames)
-        self._queued_bytes += sum(map(len, frames))
+        size = sum(map(len, frames))
+        self._queued_bytes += size
+        if lane is self._ahead:
+            self._queued_ahead_bytes += size
 
     def _load(self) -> bool:
         """Take from the lanes what leaves next; return whether there is anything."""
@@ -159,10 +168,13 @@ class WebSocketTransport:
         frames: list[bytes] = []
         room = SEND_CHUNK_BYTES
         while lane := self._ahead or self._behind:
-            room -= len(lane[0])
+            size = len(lane[0])
+            room -= size
             if frames and room < 0:
                 break
             frames.append(lane.popleft())
+            if lane is self._ahead:
+                self._queued_ahead_bytes -= size
         self._leaving = memoryview(b"".join(frames))
         return bool(frames)
 
@@ -171,6 +183,7 @@ class WebSocketTransport:
         self._behind.clear()
         self._leaving = _NOTHING
         self._queued_bytes = 0
+        self._queued_ahead_bytes = 0
         self._parser.unanswered_ping = None
 
 

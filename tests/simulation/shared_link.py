@@ -78,7 +78,7 @@ class _Tunnel:
         self.inbox: list[bytes] = []
 
     def begin(self, now: float) -> None:
-        self.window.on_resumed(now)
+        self.window.forget(now)
         self.channel.open("token", now)
         first = Frame("output_stream_data", wire_sketch.handshake_request("Port"), 0, 5, 1, uuid.UUID(int=1))
         second = Frame("output_stream_data", b"{}", 1, 7, 0, uuid.UUID(int=2))

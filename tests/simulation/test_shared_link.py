@@ -84,6 +84,6 @@ def test_a_way_that_becomes_longer_is_learned() -> None:
     shape = LinkShape(rate=1e6, round_trip=0.05)
     link = SharedLink(shape)
     link.at(8.0, lambda: link.change_shape(LinkShape(rate=1e6, round_trip=0.25)))
-    link.run(40)
-    assert link.share(30) >= LEAST_SHARE
-    assert link.longest_queue(30) < LONGEST_QUEUE
+    link.run(24)
+    assert link.share(14) >= LEAST_SHARE
+    assert link.longest_queue(14) < LONGEST_QUEUE

@@ -342,7 +342,7 @@ class TestEnd:
         harness = make()
         harness.start(reading=False)
         harness.agent.wait_until_ready()
-        data = os.urandom(900_000)  # less than is held
+        data = os.urandom(400_000)  # less than is held
         harness.agent.send(data)
         harness.agent.close_channel()
         harness.agent.wait(lambda: harness.agent.ends == 1, "the end of the connection")
@@ -379,7 +379,7 @@ class TestEnd:
         harness = make()
         harness.start(reading=False)
         harness.agent.wait_until_ready()
-        harness.agent.send(b"x" * 1_000_000)
+        harness.agent.send(b"x" * 400_000)
         harness.vanish()
         harness.finish(2.0)
         assert harness.connector.terminations == 1

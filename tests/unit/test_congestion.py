@@ -29,7 +29,7 @@ class Path:
         self.now = 100.0
         self.free_at = 0.0
         self.flight: deque[tuple[float, float]] = deque()
-        self.window.on_resumed(self.now)
+        self.window.forget(self.now)
 
     def run(self, seconds: float, *, demand: float = math.inf) -> None:
         until = self.now + seconds
@@ -92,6 +92,24 @@ def test_a_longer_way_is_not_taken_for_a_queue_for_ever() -> None:
     assert path.window.limit_bytes > 0.9 * 1e6 * 0.25
 
 
+def test_a_window_that_was_not_used_is_forgotten() -> None:
+    path = Path(rate=1e6)
+    path.run(15)
+    assert path.window.limit_bytes > 4 * INITIAL_WINDOW
+    path.run(12, demand=2 * MESSAGE)
+    assert path.window.limit_bytes == INITIAL_WINDOW
+
+
+def test_keystrokes_that_come_late_do_not_close_it() -> None:
+    path = Path(rate=1e6)
+    path.run(15)
+    path.run(1, demand=MESSAGE)
+    before = path.window.limit_bytes
+    path.round_trip = 0.9
+    path.run(5, demand=MESSAGE)
+    assert path.window.limit_bytes == before
+
+
 def test_a_shorter_way_is_believed_at_once() -> None:
     path = Path(round_trip=0.25, rate=1e6)
     path.run(15)
@@ -140,7 +158,7 @@ def test_but_they_do_not_keep_it_from_emptying_and_filling_again() -> None:
 def test_a_resume_forgets_everything() -> None:
     path = Path(rate=1e6)
     path.run(15)
-    path.window.on_resumed(path.now)
+    path.window.forget(path.now)
     assert path.window.limit_bytes == INITIAL_WINDOW
     assert path.window.phase == "growing"
     assert path.window.pace == math.inf

@@ -730,6 +730,22 @@ class TestResume:
         assert side.channel.next_deadline() is not None
 
 
+class TestPace:
+    def test_after_the_end_of_input_nothing_waits_for_the_pace(self, started: Side) -> None:
+        channel = started.channel
+        channel.send_input(bytes(20_000), SETTLED)
+        window = channel._window
+        assert isinstance(window, FixedWindow)
+        window.pace = 1000.0
+        assert channel.input_room(SETTLED) == 0
+        started.sent(SETTLED)
+        for number in range(1, 21):
+            started.receive(wire_sketch.input_acknowledge(number), now=SETTLED)
+        assert channel.next_deadline() is not None
+        channel.end_input()
+        assert channel.next_deadline() is None
+
+
 class TestTerminate:
     def test_sends_the_flag(self, started: Side) -> None:
         started.channel.terminate(SETTLED)

@@ -184,7 +184,7 @@ class TestOutput:
         assert not end.is_full
 
     def test_full_is_4_mib(self, pipe: Pipe) -> None:
-        assert MAX_PENDING_BYTES == 1024 * 1024
+        assert MAX_PENDING_BYTES == 512 * 1024
         end = OutputEnd(pipe.writer)
         end.write(b"x" * MAX_PENDING_BYTES)  # the pipe itself takes some
         assert not end.is_full

@@ -26,7 +26,7 @@ class RecordingWindow:
         self.acknowledged.append((size_bytes, round_trip))
         self.in_flight.append(in_flight_bytes)
 
-    def on_resumed(self, now: float) -> None:
+    def forget(self, now: float) -> None:
         self.resumed_at.append(now)
 
 
@@ -104,6 +104,70 @@ class TestBookkeeping:
         sender.outgoing.resend_all(7.0)
         assert sender.window.resumed_at == [7.0]
         assert sender.round_trip.minimum == math.inf
+
+
+class TestBacklogOfAResume:
+    def test_it_leaves_in_order_as_far_as_the_window_allows(self) -> None:
+        sender = Sender()
+        sender.add(10, 0.0)
+        sender.window.limit_bytes = 30
+        assert [int(data) for data in sender.outgoing.resend_all(5.0)] == [0, 1, 2]
+        assert sender.due(5.0) == []
+        sender.acknowledge(0, now=5.1)
+        assert sender.due(5.1) == [3]
+        sender.acknowledge(1, 2, now=5.2)
+        assert sender.due(5.2) == [4, 5]
+        assert sender.outgoing.unacknowledged_bytes == 70
+        assert sender.outgoing.unacknowledged_count == 7
+
+    def test_even_a_closed_window_lets_one_leave(self) -> None:
+        sender = Sender()
+        sender.add(3, 0.0)
+        sender.window.limit_bytes = 0
+        assert [int(data) for data in sender.outgoing.resend_all(5.0)] == [0]
+        sender.acknowledge(0, now=5.1)
+        assert sender.due(5.1) == [1]
+
+    def test_what_is_acknowledged_meanwhile_does_not_leave(self) -> None:
+        sender = Sender()
+        sender.add(5, 0.0)
+        sender.window.limit_bytes = 20
+        sender.outgoing.resend_all(5.0)
+        assert sender.outgoing.acknowledge(3, 5.05)
+        sender.acknowledge(0, 1, now=5.1)
+        assert sender.due(5.1) == [2, 4]
+        sender.acknowledge(2, 4, now=5.2)
+        assert sender.outgoing.is_empty
+        assert sender.outgoing.unacknowledged_bytes == 0
+
+    def test_a_second_resume_begins_with_the_lowest_again(self) -> None:
+        sender = Sender()
+        sender.add(5, 0.0)
+        sender.window.limit_bytes = 20
+        sender.outgoing.resend_all(5.0)
+        sender.acknowledge(0, now=5.1)
+        sender.due(5.1)
+        assert [int(data) for data in sender.outgoing.resend_all(9.0)] == [1, 2]
+
+    def test_its_sendings_measure_the_round_trip(self) -> None:
+        sender = Sender()
+        sender.add(1, 0.0)
+        sender.outgoing.resend_all(5.0)
+        sender.acknowledge(0, now=5.25)
+        assert sender.window.acknowledged == [(10, 0.25)]
+        assert sender.window.in_flight == [10]
+
+
+def test_a_long_silence_makes_the_window_begin_anew() -> None:
+    sender = Sender()
+    sender.add(1, 100.0)
+    sender.acknowledge(0, now=100.1)
+    before = len(sender.window.resumed_at)
+    sender.add(1, 105.0)
+    sender.acknowledge(1, now=105.1)
+    assert len(sender.window.resumed_at) == before
+    sender.add(1, 120.0)
+    assert sender.window.resumed_at[before:] == [120.0]
 
 
 class TestFastRetransmission:
@@ -289,14 +353,6 @@ class TestKarnsRule:
         sender.acknowledge(0, now=0.21)
         assert sender.round_trip.smoothed == 0.1
         assert sender.window.acknowledged == [(10, None)]
-
-    def test_nor_does_one_that_was_sent_again_after_a_resume(self) -> None:
-        sender = Sender()
-        sender.add(1, 0.0)
-        sender.outgoing.resend_all(50.0)
-        sender.acknowledge(0, now=50.01)
-        assert sender.window.acknowledged == [(10, None)]
-        assert sender.round_trip.smoothed == 0.1
 
 
 class TestResendAll:

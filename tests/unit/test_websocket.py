@@ -189,6 +189,16 @@ class TestLanes:
             (BINARY, b"data 3"),
         ]
 
+    def test_what_waits_ahead_is_counted_apart(self, pair: Pair) -> None:
+        transport, theirs = pair
+        transport.send([b"x" * 1100] * 3000)
+        assert transport.queued_ahead_bytes == 0
+        transport.flush()
+        transport.send_ahead([b"ahead"] * 3)
+        assert transport.queued_ahead_bytes == 3 * (2 + 4 + 5)
+        flush_into(transport, theirs, 3003)
+        assert transport.queued_ahead_bytes == 0
+
     def test_more_ahead_than_leaves_at_once_lets_nothing_in_between(self, pair: Pair) -> None:
         transport, theirs = pair
         ahead = [b"%d" % number + b"x" * 1100 for number in range(100)]

@@ -10,6 +10,6 @@ def test_the_fixed_window_stays_as_it_is() -> None:
     for _ in range(100):
         window.on_acknowledged(1024, 0.01, 1.0, 4096)
         window.on_acknowledged(1024, None, 1.0, 4096)
-        window.on_resumed(1.0)
+        window.forget(1.0)
     assert window.limit_bytes == 4096
     assert window.pace == math.inf

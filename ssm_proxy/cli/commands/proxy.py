@@ -10,6 +10,7 @@ import os
 import re
 import signal
 import sys
+import time
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING
 
@@ -27,6 +28,7 @@ _TARGET = re.compile(r"m?i-[0-9a-zA-Z]+")
 _TERMINAL_SIGNALS = ("SIGINT", "SIGQUIT", "SIGTSTP")
 _ENDING_SIGNALS = ("SIGTERM", "SIGHUP")
 _EXIT_SIGNAL_BASE = 128
+_END_TIMEOUT = 5.0
 _SENDING_TIME = 2.0
 """Longer than StartSession takes to leave, unless credentials have to be fetched first: then there is time anyway."""
 
@@ -111,6 +113,7 @@ def run(arguments: argparse.Namespace) -> int:
         gc.disable()  # what is imported stays: looking for garbage in it is a tenth of the work
         from ssm_proxy.aws.control_plane import BotocoreControlPlane
         from ssm_proxy.connector import SessionConnector, TunnelRequest
+        from ssm_proxy.transport.connecting import Termination
 
         timeline.mark("imports")
         # Of all ways to wake a thread this is the one that a signal handler may use.
@@ -136,17 +139,22 @@ def run(arguments: argparse.Namespace) -> int:
         # Two threads that import take turns: until the request has left, the other one needs the processor.
         with contextlib.suppress(Empty):
             under_way.get(timeout=_SENDING_TIME)
-        from ssm_proxy.tunnel import Tunnel
+        try:
+            from ssm_proxy.tunnel import Tunnel
 
-        gc.freeze()
-        gc.enable()
-        tunnel = Tunnel(
-            connector,
-            input_fd=input_fd,
-            output_fd=output_fd,
-            notify=lambda text: _notify(text, stderr, arguments.log_file),
-            mark=timeline.mark,
-        )
+            gc.freeze()
+            gc.enable()
+            tunnel = Tunnel(
+                connector,
+                input_fd=input_fd,
+                output_fd=output_fd,
+                notify=lambda text: _notify(text, stderr, arguments.log_file),
+                mark=timeline.mark,
+            )
+        except BaseException:  # the session may be there already, and nobody else would end it
+            until = time.monotonic() + _END_TIMEOUT
+            Termination(connector).wait(lambda: until)
+            raise
         ending.pass_to(tunnel.stop)
         outcome = tunnel.run()
         logger.info("end: %d bytes in, %d bytes out", outcome.input_bytes, outcome.output_bytes)
