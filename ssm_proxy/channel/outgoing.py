@@ -34,6 +34,9 @@ _RECOVERY_CREDIT = 2
 _SOONEST = 0.75
 """Of the smallest round trip ever seen: an acknowledge that comes sooner after a repeat answers an earlier sending.
 Less than 1, because on a steady link every round trip is as good as the smallest."""
+_SHORTER_WAY = 0.1
+"""What is left of the smallest round trip after a resume: the new way may be that much shorter. Were it forgotten, the
+timeout would stand for it, and of a flight that is lost at once each message would take a timeout."""
 
 
 class _Sent:
@@ -147,7 +150,7 @@ class Outgoing:
         self._doublings = 0
         self._progress_at = now
         self._window.forget(now)
-        self._round_trip.minimum = float("inf")  # of another network, perhaps
+        self._round_trip.minimum *= _SHORTER_WAY
         return self._send_backlog(now)
 
     def _send_backlog(self, now: float) -> list[bytes]:
