@@ -54,6 +54,7 @@ def test_a_quick_run_has_every_row() -> None:
         "echo of a byte, 99th percentile",
         f"echo behind an upload, {LINK}, median",
         f"echo behind an upload, {LINK}, 99th percentile",
+        f"echo behind an upload, {LINK}, median, without a terminal",
         f"upload, {LINK}",
         "CPU of the proxy, idle",
     ]
@@ -63,7 +64,7 @@ def test_a_quick_run_has_every_row() -> None:
         assert row["tunnel"] > 0
         assert row["plain"] is None or row["plain"] > 0
         assert (row["met"] is None) == (row["target"] is None)
-    assert sum(row["plain"] is not None for row in rows.values()) == 9
+    assert sum(row["plain"] is not None for row in rows.values()) == 10
     # What cannot be otherwise, if the right thing is measured.
     start = rows["`ssh host true`"]
     assert start["tunnel"] > start["plain"]
