@@ -157,7 +157,6 @@ class TestBacklogOfAResume:
         assert sender.window.acknowledged == [(10, 0.25)]
         assert sender.window.in_flight == [10]
 
-
     def test_a_flight_that_is_lost_at_once_is_repaired_in_a_few_round_trips(self) -> None:
         sender = Sender(round_trip_time=0.001)
         sender.add(200, 0.0)
