@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
+import resource
 import socket
 import statistics
 import subprocess
+import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -49,6 +51,8 @@ def measure_start(lab: Lab, repetitions: int) -> list[Row]:
         Row(
             what="CPU of the proxy, from exec to StartSession",
             tunnel=statistics.median(_cpu_to_start_session(lab) for _ in range(repetitions)),
+            plain=statistics.median(_cpu_of_import(lab) for _ in range(repetitions)),
+            plain_note="`import botocore.session` and nothing else",
             unit="s",
             target=Target(bound=0.15),
         ),
@@ -111,3 +115,11 @@ def _cpu_to_start_session(lab: Lab) -> float:
                 raise BenchError("the proxy did not ask for StartSession") from error
             finally:
                 process.kill()
+
+
+def _cpu_of_import(lab: Lab) -> float:
+    """Give the processor time of a Python that imports botocore and does nothing: what any client of it starts with."""
+    began = resource.getrusage(resource.RUSAGE_CHILDREN)
+    subprocess.run([sys.executable, "-c", "import botocore.session"], env=lab.environment, check=True)
+    ended = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return ended.ru_utime + ended.ru_stime - began.ru_utime - began.ru_stime
