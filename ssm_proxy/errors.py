@@ -6,6 +6,8 @@
         NotRenewable
       TargetError                       4
         TargetNotConnected
+        TargetNotFound
+        TargetAmbiguous
       ControlPlaneError                 5   the Systems Manager API said no
         AccessDenied
         Throttled
@@ -23,6 +25,9 @@
           HandshakeFailed
         LocalProtocolError              1   a bug of ours
       EncryptionError                   8
+        KmsFailed
+        ChallengeFailed
+        DecryptionFailed
       SessionEnded                      9
         ChannelClosed
         AcknowledgeTimeout
@@ -73,6 +78,14 @@ class TargetError(SsmProxyError):
 
 class TargetNotConnected(TargetError):
     """The managed node has no agent connected to Session Manager."""
+
+
+class TargetNotFound(TargetError):
+    """A name stands for no node, task or container that a session could go to."""
+
+
+class TargetAmbiguous(TargetError):
+    """A name stands for several, and which one is meant matters."""
 
 
 class ControlPlaneError(SsmProxyError):
@@ -151,6 +164,18 @@ class LocalProtocolError(ProtocolError):
 
 class EncryptionError(SsmProxyError):
     exit_status = 8
+
+
+class KmsFailed(EncryptionError):
+    """No data key could be had."""
+
+
+class ChallengeFailed(EncryptionError):
+    """The agent did not prove that it has the data key."""
+
+
+class DecryptionFailed(EncryptionError):
+    """A payload was not encrypted with the data key of the session."""
 
 
 class SessionEnded(SsmProxyError):

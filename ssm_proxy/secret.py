@@ -1,4 +1,4 @@
-"""A string that must not be seen: session tokens, and whatever else opens a door."""
+"""What must not be seen: session tokens, data keys, and whatever else opens a door."""
 
 from __future__ import annotations
 
@@ -46,3 +46,25 @@ class Secret:
 
     def __reduce_ex__(self, protocol: object) -> NoReturn:
         raise TypeError("a Secret cannot be pickled or copied")
+
+
+@final
+class DataKey:
+    """A data key that KMS made; nothing shows the readable half.
+
+    Args:
+        plaintext: the key itself, 64 bytes (docs/PROTOCOL.md section 7.2).
+        ciphertext: the same, encrypted under the KMS key, for the agent to decrypt.
+    """
+
+    __slots__ = ("ciphertext", "plaintext")
+
+    def __init__(self, plaintext: bytes, ciphertext: bytes) -> None:
+        self.plaintext = plaintext
+        self.ciphertext = ciphertext
+
+    def __repr__(self) -> str:
+        return "DataKey(***)"
+
+    def __reduce_ex__(self, protocol: object) -> NoReturn:
+        raise TypeError("a DataKey cannot be pickled or copied")

@@ -4,39 +4,45 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from ssm_proxy.channel.events import (
     ChannelClosed,
     Event,
-    FlagReceived,
     MessageDropped,
     OutputReceived,
     PublicationChanged,
     SessionFailed,
-    SessionStarted,
 )
-from ssm_proxy.channel.handshake import Handshake, HandshakeState, SessionCheck
+from ssm_proxy.channel.handshake import Handshake, HandshakeState, SessionCheck, Step
 from ssm_proxy.channel.incoming import Incoming
 from ssm_proxy.channel.outgoing import Outgoing
+from ssm_proxy.channel.output import read_output
 from ssm_proxy.channel.pacing import SMALLEST_BURST_BYTES, Pacer
 from ssm_proxy.channel.rtt import RoundTrip
 from ssm_proxy.channel.window import Window
-from ssm_proxy.errors import AcknowledgeTimeout, HandshakeFailed, ProtocolError, RemoteProtocolError, SsmProxyError
+from ssm_proxy.errors import (
+    AcknowledgeTimeout,
+    EncryptionError,
+    HandshakeFailed,
+    RemoteProtocolError,
+    SsmProxyError,
+)
 from ssm_proxy.wire.agent_message import AgentMessage, decode_agent_message, encode_agent_message
 from ssm_proxy.wire.constants import CLIENT_VERSION, SYN_FIN, Flag, MessageType, PayloadType
 from ssm_proxy.wire.payloads import (
     Acknowledge,
     decode_acknowledge,
     decode_channel_closed,
-    decode_flag,
-    decode_handshake_complete,
-    decode_handshake_request,
     encode_acknowledge,
     encode_flag,
-    encode_handshake_response,
     encode_open_data_channel,
     format_uuid,
 )
+
+if TYPE_CHECKING:
+    from ssm_proxy.channel.cipher import DataKey, PayloadCipher
+    from ssm_proxy.wire.shell_payloads import TerminalSize
 
 MAX_PAYLOAD_BYTES = 1024
 """What both official programs send at most in one message; larger ones are not known to pass the service (10.3)."""
@@ -59,6 +65,10 @@ MAX_REJECTED_IN_A_ROW = 100
 """Rejected messages are dropped and come again by their sender's timer (3.3); so many without a good one between them
 mean that we do not speak the same protocol."""
 
+_OF_THE_HANDSHAKE = frozenset(
+    {PayloadType.HANDSHAKE_REQUEST, PayloadType.ENC_CHALLENGE_REQUEST, PayloadType.HANDSHAKE_COMPLETE}
+)
+
 
 class DataChannel:
     """One session's conversation with the agent, over any number of WebSockets one after the other.
@@ -72,6 +82,8 @@ class DataChannel:
         new_message_id: gives 16 fresh random bytes, a version 4 UUID, at each call.
         wall_clock_ms: gives milliseconds since the Unix epoch, for the created dates.
         clock_step: seconds by which the clock moves at a time.
+        handshake_timeout: seconds from the first opening to the start of the session, None for no limit: a shell
+            without handshake starts with its first output, and a silent one never does.
     """
 
     def __init__(
@@ -82,12 +94,15 @@ class DataChannel:
         new_message_id: Callable[[], bytes],
         wall_clock_ms: Callable[[], int],
         clock_step: float = 0.0,
+        handshake_timeout: float | None = HANDSHAKE_TIMEOUT,
     ) -> None:
         self._window = window
         self._new_message_id = new_message_id
         self._wall_clock_ms = wall_clock_ms
         self._client_id = format_uuid(new_message_id())
+        self._handshake_timeout = handshake_timeout
         self._handshake = Handshake(check_session)
+        self._cipher: PayloadCipher | None = None
         self._round_trip = RoundTrip()
         self._outgoing = Outgoing(window, self._round_trip)
         self._incoming = Incoming()
@@ -98,10 +113,10 @@ class DataChannel:
         self._acknowledge_count = 0
         self._count_at_ping: int | None = None  # of acknowledges that left before a ping that is not answered yet
         self._ready: list[bytes] = []  # numbered, stored, not yet handed to the driver
-        self._waiting: deque[bytes] = deque()  # input that may not be sent yet
+        self._waiting: deque[tuple[int, bytes]] = deque()  # payload type and payload of input that may not be sent yet
         self._waiting_bytes = 0
+        self._waiting_size: bytes | None = None
         self._input_has_ended = False
-        self._terminate_waits = False  # for the input before it
         self._open_until: float | None = None  # deadline of the handshake
         self._settled_at: float | None = None  # when input may flow
         self._paused_until: float | None = None
@@ -128,7 +143,8 @@ class DataChannel:
             self._paused_until = None
         else:
             self._was_opened = True
-            self._open_until = now + HANDSHAKE_TIMEOUT
+            if self._handshake_timeout is not None:
+                self._open_until = now + self._handshake_timeout
         return encode_open_data_channel(
             token=token,
             request_id=format_uuid(self._new_message_id()),
@@ -167,10 +183,37 @@ class DataChannel:
         """Take bytes for the managed node, at most ``capacity`` of them; they leave as soon as the agent is ready."""
         self._pacer.spend(len(data))
         if self._waiting or not self._may_send(now):
-            self._waiting.append(data)
+            self._waiting.append((PayloadType.OUTPUT, data))
             self._waiting_bytes += len(data)
         else:
             self._send_data(data, now)
+
+    def send_size(self, size: TerminalSize, now: float) -> None:
+        """Tell the size of the terminal (8.1); of those that may not be sent yet the latest counts."""
+        from ssm_proxy.wire.shell_payloads import encode_size
+
+        self._waiting_size = encode_size(size)
+        self._send_waiting(now)
+
+    def send_flag(self, flag: int, now: float) -> None:
+        """Send a control value (4.3), behind all input."""
+        payload = encode_flag(flag)
+        if self._waiting or not self.is_started:
+            self._waiting.append((PayloadType.FLAG, payload))
+        else:
+            self._send_stream_message(payload, PayloadType.FLAG, now)
+
+    def provide_data_key(self, key: DataKey, now: float) -> None:
+        """Answer ``DataKeyNeeded``: the handshake goes on, and what follows is encrypted."""
+        if not self.is_closed:
+            # A start that came twice would do no harm: each session has a key of its own.
+            first_nonce = int.from_bytes(self._new_message_id(), "little")
+            self._take_step(self._handshake.provide_key(key, first_nonce), now)
+
+    def refuse_data_key(self, error: SsmProxyError, now: float) -> None:
+        """Answer ``DataKeyNeeded`` with a failure: the agent is told, and the session ends with the error."""
+        if not self.is_closed:
+            self._take_step(self._handshake.refuse_key(error), now)
 
     def end_input(self) -> None:
         """Take note that ``send_input`` will not be called again. The protocol cannot tell the other side (8.6)."""
@@ -178,12 +221,8 @@ class DataChannel:
 
     def terminate(self, now: float) -> None:
         """Ask the agent to end the session, behind all input (FLAG TerminateSession, 4.3). Best effort."""
-        if self._handshake.state is not HandshakeState.COMPLETE or self.is_closed:
-            return
-        if self._waiting:
-            self._terminate_waits = True
-        else:
-            self._send_stream_message(encode_flag(Flag.TERMINATE_SESSION), PayloadType.FLAG, now)
+        if self.is_started and not self.is_closed:
+            self.send_flag(Flag.TERMINATE_SESSION, now)
 
     def ping_sent(self) -> None:
         """Take note that a ping leaves behind all acknowledges that were given."""
@@ -209,13 +248,8 @@ class DataChannel:
         messages = self.acknowledges_to_send()
         if self.is_closed:
             return messages
-        if self._waiting and self._may_send(now):
-            while self._waiting:
-                self._send_data(self._waiting.popleft(), now)
-            self._waiting_bytes = 0
-            if self._terminate_waits:
-                self._terminate_waits = False
-                self.terminate(now)
+        if self._waiting or self._waiting_size is not None:
+            self._send_waiting(now)
         # The agent waits 15 s for the answer to its request, which is no data: a pause does not hold it up.
         if self._paused_until is None or not self.is_started:
             messages += self._outgoing.retransmissions(now)
@@ -251,7 +285,7 @@ class DataChannel:
         deadlines = [self._open_until, self._paused_until]
         if self._paused_until is None or not self.is_started:
             deadlines.append(self._outgoing.deadline())
-            if self._waiting:
+            if self._waiting or self._waiting_size is not None:
                 deadlines.append(self._settled_at)
         size = self._smallest_read()
         if not self._input_has_ended and self.capacity() >= size:
@@ -269,7 +303,7 @@ class DataChannel:
             self._fail(
                 HandshakeFailed(
                     "the managed node did not start the session in time",
-                    cause=f"no handshake from its agent within {HANDSHAKE_TIMEOUT:.0f} seconds",
+                    cause=f"no handshake from its agent within {self._handshake_timeout:.0f} seconds",
                     hint="look at /var/log/amazon/ssm/amazon-ssm-agent.log on the node; restarting the agent may help",
                 )
             )
@@ -323,71 +357,48 @@ class DataChannel:
             self._acknowledge(message)
         else:
             self._events.append(MessageDropped(f"no room for output number {message.sequence_number}"))
-        for ready in in_order:
-            self._handle(ready, now)
-            if self.is_closed:
-                return
+        try:
+            for ready in in_order:
+                self._handle(ready, now)
+                if self.is_closed:
+                    return
+        except EncryptionError as error:
+            self._fail(error)
 
     def _handle(self, message: AgentMessage, now: float) -> None:
         payload_type = message.payload_type
         payload = message.payload
         if payload_type == PayloadType.OUTPUT:
             if self._handshake.state is not HandshakeState.COMPLETE:
-                self._handshake.start_without_handshake()
-                self._start_session("", now)
-            if self.is_closed or not payload:
+                self._take_step(self._handshake.start_without_handshake(), now)
+            if self.is_closed:
+                return
+            if self._cipher is not None:
+                payload = self._cipher.decrypt(payload)
+            if not payload:
                 return
             self._settled_at = now
             self._events.append(OutputReceived(payload))
-        elif payload_type == PayloadType.HANDSHAKE_REQUEST:
-            self._handle_handshake_request(payload, now)
-        elif payload_type == PayloadType.HANDSHAKE_COMPLETE:
-            self._handle_handshake_complete(payload, now)
-        elif payload_type == PayloadType.FLAG:
-            self._handle_flag(payload)
+        elif payload_type in _OF_THE_HANDSHAKE:
+            self._take_step(self._handshake.receive(payload_type, payload), now)
+        elif self.is_started:
+            self._events.append(read_output(payload_type, payload, self._cipher))
         else:
-            self._events.append(MessageDropped(f"unknown payload type {payload_type}"))
+            self._events.append(MessageDropped(f"payload type {payload_type} before the session has started"))
 
-    def _handle_flag(self, payload: bytes) -> None:
-        try:
-            self._events.append(FlagReceived(decode_flag(payload)))
-        except ProtocolError as error:  # it has its number and its acknowledge; what stands behind it must go on
-            self._events.append(MessageDropped(error.message))
-
-    def _handle_handshake_request(self, payload: bytes, now: float) -> None:
-        if self._handshake.state is not HandshakeState.WAITING:
-            self._events.append(MessageDropped("a second handshake request"))
-            return
-        try:
-            response = self._handshake.answer(decode_handshake_request(payload))
-        except ProtocolError as error:
-            self._fail(HandshakeFailed("the agent's handshake request cannot be read", cause=error.message))
-            return
-        self._send_stream_message(encode_handshake_response(response), PayloadType.HANDSHAKE_RESPONSE, now)
-        if self._handshake.refusal is not None:
-            self._fail(self._handshake.refusal)
-
-    def _handle_handshake_complete(self, payload: bytes, now: float) -> None:
-        if self._handshake.state is HandshakeState.COMPLETE:
-            self._events.append(MessageDropped("a second completion of the handshake"))
-            return
-        try:
-            customer_message = decode_handshake_complete(payload).customer_message
-        except ProtocolError:
-            customer_message = ""  # the message itself is what matters
-        self._handshake.complete()
-        self._start_session(customer_message, now)
-
-    def _start_session(self, customer_message: str, now: float) -> None:
-        self._open_until = None
-        if self._handshake.refusal is not None:
-            self._fail(self._handshake.refusal)
-            return
-        self._settled_at = now + SETTLE_TIME
+    def _take_step(self, step: Step, now: float) -> None:
         handshake = self._handshake
-        self._events.append(
-            SessionStarted(handshake.session_type, handshake.properties, handshake.agent_version, customer_message)
-        )
+        if step.reply is not None:
+            payload_type, payload = step.reply
+            self._send_stream_message(payload, payload_type, now)
+        if step.event is not None:
+            self._events.append(step.event)
+        self._cipher = handshake.cipher
+        if handshake.refusal is not None:
+            self._fail(handshake.refusal)
+        elif self._settled_at is None and self.is_started:
+            self._open_until = None
+            self._settled_at = now + SETTLE_TIME
 
     def _reject(self, error: RemoteProtocolError) -> None:
         self._events.append(MessageDropped(error.message))
@@ -417,9 +428,30 @@ class DataChannel:
     def _may_send(self, now: float) -> bool:
         return self._settled_at is not None and now >= self._settled_at and self._paused_until is None
 
+    def _send_waiting(self, now: float) -> None:
+        if not self._may_send(now):
+            return
+        if self._waiting_size is not None:
+            self._send_stream_message(self._waiting_size, PayloadType.SIZE, now)
+            self._waiting_size = None
+        while self._waiting:
+            payload_type, payload = self._waiting.popleft()
+            if payload_type == PayloadType.OUTPUT:
+                self._send_data(payload, now)
+            else:
+                self._send_stream_message(payload, payload_type, now)
+        self._waiting_bytes = 0
+
     def _send_data(self, data: bytes, now: float) -> None:
         for start in range(0, len(data), MAX_PAYLOAD_BYTES):
-            self._send_stream_message(data[start : start + MAX_PAYLOAD_BYTES], PayloadType.OUTPUT, now)
+            piece = data[start : start + MAX_PAYLOAD_BYTES]
+            if self._cipher is not None:
+                try:
+                    piece = self._cipher.encrypt(piece)
+                except EncryptionError as error:
+                    self._fail(error)
+                    return
+            self._send_stream_message(piece, PayloadType.OUTPUT, now)
 
     def _send_stream_message(self, payload: bytes, payload_type: int, now: float) -> None:
         # One place takes the number, stores and sends, so that no two messages can share a number (12.9).

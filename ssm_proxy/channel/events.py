@@ -24,6 +24,29 @@ class OutputReceived(NamedTuple):
     payload: bytes
 
 
+class ErrorOutputReceived(NamedTuple):
+    """Bytes of a command's standard error, in order with its output; some commands have it apart (8.4)."""
+
+    payload: bytes
+
+
+class ExitCodeReceived(NamedTuple):
+    """The status with which a command ended; output may still follow (8.4)."""
+
+    exit_code: int
+
+
+class DataKeyNeeded(NamedTuple):
+    """The session is to be encrypted; ``provide_data_key`` or ``refuse_data_key`` is the answer (7.1).
+
+    The agent waits 15 s for the answer, from its request on.
+    """
+
+    kms_key_id: str
+    challenge: str | None
+    """Belongs into the encryption context if it is there (7.2)."""
+
+
 class FlagReceived(NamedTuple):
     """A control value from the agent (4.3); may be one that we do not know."""
 
@@ -56,5 +79,14 @@ class MessageDropped(NamedTuple):
 
 
 Event = (
-    SessionStarted | OutputReceived | FlagReceived | ChannelClosed | SessionFailed | PublicationChanged | MessageDropped
+    SessionStarted
+    | OutputReceived
+    | ErrorOutputReceived
+    | ExitCodeReceived
+    | DataKeyNeeded
+    | FlagReceived
+    | ChannelClosed
+    | SessionFailed
+    | PublicationChanged
+    | MessageDropped
 )

@@ -14,7 +14,7 @@ from simulation import wire_sketch
 from simulation.model_agent import ModelAgent
 from simulation.wire_sketch import Frame
 
-from ssm_proxy.channel.data_channel import DataChannel
+from ssm_proxy.channel.data_channel import HANDSHAKE_TIMEOUT, DataChannel
 from ssm_proxy.channel.events import Event, OutputReceived
 from ssm_proxy.channel.window import FixedWindow, Window
 from ssm_proxy.sessions.port import check_stream_session
@@ -24,7 +24,10 @@ START = wire_sketch.pack(Frame("start_publication", b"{}"))
 
 
 def make_channel(
-    *, window: Window | None = None, check_session: Callable[[str, object], str | None] = check_stream_session
+    *,
+    window: Window | None = None,
+    check_session: Callable[[str, object], str | None] = check_stream_session,
+    handshake_timeout: float | None = HANDSHAKE_TIMEOUT,
 ) -> DataChannel:
     """Give a channel whose ids and dates are the same in every run."""
     ids = itertools.count(1)
@@ -33,6 +36,7 @@ def make_channel(
         window=window or FixedWindow(),
         new_message_id=lambda: uuid.UUID(int=(1 << 127) + next(ids)).bytes,
         wall_clock_ms=lambda: 1_700_000_000_000,
+        handshake_timeout=handshake_timeout,
     )
 
 

@@ -7,10 +7,14 @@ import struct
 from collections.abc import Callable
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from simulation import wire_sketch
 from simulation.pair import PAUSE, START, make_channel
 from simulation.wire_sketch import Frame
 
+from ssm_proxy.channel import cipher
+from ssm_proxy.channel.cipher import DataKey, PayloadCipher
 from ssm_proxy.channel.data_channel import (
     HANDSHAKE_TIMEOUT,
     MAX_PAYLOAD_BYTES,
@@ -22,7 +26,10 @@ from ssm_proxy.channel.data_channel import (
 )
 from ssm_proxy.channel.events import (
     ChannelClosed,
+    DataKeyNeeded,
+    ErrorOutputReceived,
     Event,
+    ExitCodeReceived,
     FlagReceived,
     MessageDropped,
     OutputReceived,
@@ -34,12 +41,15 @@ from ssm_proxy.channel.incoming import MAX_STORED_BYTES
 from ssm_proxy.channel.window import FixedWindow
 from ssm_proxy.errors import (
     AcknowledgeTimeout,
+    ChallengeFailed,
+    DecryptionFailed,
     EncryptionError,
     HandshakeFailed,
     RemoteProtocolError,
     SsmProxyError,
 )
 from ssm_proxy.wire.constants import CLIENT_VERSION
+from ssm_proxy.wire.shell_payloads import TerminalSize, decode_challenge, encode_challenge
 
 COMPLETE = b'{"HandshakeTimeToComplete":1,"CustomerMessage":""}'
 KMS_ACTION = {"ActionType": "KMSEncryption", "ActionParameters": {"KMSKeyId": "arn", "Challenge": "AAAA"}}
@@ -220,13 +230,6 @@ class TestHandshake:
         assert [frame.kind for frame in frames] == ["acknowledge", "input_stream_data"]
         assert json.loads(frames[1].payload)["ProcessedClientActions"][0]["ActionStatus"] == 2
         assert side.sent() == []
-
-    def test_kms_is_refused_as_unsupported(self) -> None:
-        side = Side()
-        events = side.receive(wire_sketch.output(0, wire_sketch.handshake_request("Port", None, KMS_ACTION), 5))
-        assert isinstance(failure(events), EncryptionError)
-        actions = json.loads(side.sent()[1].payload)["ProcessedClientActions"]
-        assert [action["ActionStatus"] for action in actions] == [1, 3]
 
     def test_an_unknown_action_is_refused_as_unsupported(self) -> None:
         side = Side()
@@ -486,7 +489,7 @@ class TestOutput:
         payload = bytes(1_000_000)
         assert started.receive(wire_sketch.output(2, payload)) == [OutputReceived(payload)]
 
-    @pytest.mark.parametrize("payload_type", [0, 2, 3, 4, 6, 8, 9, 11, 12, 13, 2**32 - 1])
+    @pytest.mark.parametrize("payload_type", [0, 2, 3, 4, 6, 9, 13, 2**32 - 1])
     def test_an_unknown_payload_type_is_acknowledged_and_ignored(self, started: Side, payload_type: int) -> None:
         events = started.receive(wire_sketch.output(2, b"x", payload_type), wire_sketch.output(3, b"y"))
         assert dropped(events) == [f"unknown payload type {payload_type}"]
@@ -556,7 +559,7 @@ class TestRejected:
 
     def test_nothing_of_a_payload_shows_in_events_about_it(self, started: Side) -> None:
         broken = wire_sketch.pack(Frame("output_stream_data", b"secret", 2, 1), digest=bytes(32))
-        unknown = wire_sketch.output(2, b"secret", 11)
+        unknown = wire_sketch.output(2, b"secret", 12)
         assert "secret" not in repr(started.receive(broken, unknown))
 
 
@@ -830,3 +833,313 @@ class TestChannelClosed:
         side.receive(wire_sketch.output(1, b"$ "), wire_sketch.output(2, b"$ "))
         events = side.receive(wire_sketch.output(0, b"{broken", 5))
         assert [type(event) for event in events] == [SessionFailed]
+
+
+class TestCommands:
+    def test_standard_error_and_exit_code(self, started: Side) -> None:
+        events = started.receive(
+            wire_sketch.output(2, b"out"),
+            wire_sketch.output(3, b"err", 11),
+            wire_sketch.output(4, b"", 11),
+            wire_sketch.output(5, b"EXIT_CODE: 3", 12),
+        )
+        assert events == [
+            OutputReceived(b"out"),
+            ErrorOutputReceived(b"err"),
+            ErrorOutputReceived(b""),
+            ExitCodeReceived(3),
+        ]
+        assert acknowledged(started.sent()) == [2, 3, 4, 5]
+
+    @pytest.mark.parametrize("payload_type", [11, 12])
+    def test_nothing_of_them_counts_before_the_session_has_started(self, payload_type: int) -> None:
+        side = Side()
+        side.receive(wire_sketch.output(0, wire_sketch.handshake_request(), 5))
+        events = side.receive(wire_sketch.output(1, b"EXIT_CODE: 3", payload_type))
+        assert dropped(events) == [f"payload type {payload_type} before the session has started"]
+        assert not side.channel.is_closed
+
+
+class TestSize:
+    SIZE = (3, b'{"cols":80,"rows":24}')
+
+    def test_leaves_at_once_where_input_may(self, started: Side) -> None:
+        started.sent(SETTLED)
+        started.channel.send_size(TerminalSize(columns=80, rows=24), SETTLED)
+        assert inputs(started.sent(SETTLED)) == [(1, *self.SIZE)]
+
+    def test_waits_for_the_start_and_goes_before_the_input(self) -> None:
+        side = Side()
+        side.channel.send_input(b"ls\n", 0.0)
+        side.channel.send_size(TerminalSize(columns=300, rows=100), 0.0)
+        side.channel.send_size(TerminalSize(columns=80, rows=24), 0.5)
+        assert side.sent(0.5) == []
+        side.start()
+        assert inputs(side.sent(SETTLED)) == [(1, *self.SIZE), (2, 1, b"ls\n")]
+
+    def test_waits_alone_too(self, started: Side) -> None:
+        started.channel.send_size(TerminalSize(columns=80, rows=24), 1.0)
+        assert started.channel.next_deadline() == 1.0 + SETTLE_TIME
+        assert inputs(started.sent(1.0 + SETTLE_TIME)) == [(1, *self.SIZE)]
+
+    def test_waits_for_the_first_output_of_a_shell_without_handshake(self) -> None:
+        channel = make_channel(check_session=lambda session_type, properties: None)
+        channel.open("token", 0.0)
+        channel.send_size(TerminalSize(columns=80, rows=24), 0.0)
+        channel.receive(wire_sketch.output(0, b"$ "), 1.0)
+        frames = [wire_sketch.unpack(data) for data in channel.messages_to_send(1.0)]
+        assert inputs(frames) == [(0, *self.SIZE)]
+
+    def test_waits_while_paused(self, started: Side) -> None:
+        started.receive(PAUSE, now=SETTLED)
+        started.channel.send_size(TerminalSize(columns=80, rows=24), SETTLED)
+        assert started.sent(SETTLED) == []
+        started.receive(START, now=SETTLED + 1)
+        assert inputs(started.sent(SETTLED + 1)) == [(1, *self.SIZE)]
+
+
+class TestFlags:
+    FLAG = (10, b"\0\0\0\x01")
+
+    def test_leaves_at_once_after_the_start(self, started: Side) -> None:
+        started.channel.send_flag(1, 1.0)
+        assert inputs(started.sent()) == [(1, *self.FLAG)]
+
+    def test_waits_behind_the_input(self, started: Side) -> None:
+        started.channel.send_input(b"last", 1.0)
+        started.channel.send_flag(1, 1.0)
+        assert inputs(started.sent(1.0)) == []
+        assert inputs(started.sent(SETTLED)) == [(1, 1, b"last"), (2, *self.FLAG)]
+
+    def test_waits_for_the_start(self) -> None:
+        side = Side()
+        side.channel.send_flag(1, 0.0)
+        assert side.sent(0.0) == []
+        side.start()
+        assert inputs(side.sent(SETTLED)) == [(1, *self.FLAG)]
+
+
+class TestHandshakeTimeout:
+    @pytest.mark.parametrize("timeout", [5.0, None])
+    def test_is_what_was_asked_for(self, timeout: float | None) -> None:
+        channel = make_channel(handshake_timeout=timeout)
+        channel.open("token", 1.0)
+        assert channel.next_deadline() == (None if timeout is None else 1.0 + timeout)
+        channel.handle_deadline(1e6)
+        events = channel.events()
+        if timeout is None:
+            assert events == []
+        else:
+            assert "within 5 seconds" in str(failure(events).cause)
+
+
+KEY = DataKey(bytes(range(64)), b"wrapped")
+CUSTOMER = b'{"HandshakeTimeToComplete":1,"CustomerMessage":"This session is encrypted using AWS KMS."}'
+
+
+class EncryptedSide(Side):
+    """A channel of an encrypted shell, with the agent's cipher beside."""
+
+    def __init__(self, session_type: str = "Standard_Stream") -> None:
+        super().__init__(is_open=False)
+        self.channel = make_channel(check_session=lambda session_type, properties: None)
+        self.channel.open("token", 0.0)
+        self.agent = PayloadCipher(DataKey(KEY.plaintext[32:] + KEY.plaintext[:32], b""), 0)
+        self.request = wire_sketch.output(0, wire_sketch.handshake_request(session_type, None, KMS_ACTION), 5)
+
+    def challenge(self) -> bytes:
+        return wire_sketch.output(1, encode_challenge(self.agent.encrypt(b"c" * 64)), 8)
+
+    def start(self, now: float = 1.0) -> None:
+        self.receive(self.request, now=now)
+        self.channel.provide_data_key(KEY, now)
+        self.receive(wire_sketch.input_acknowledge(0), self.challenge(), now=now)
+        self.sent(now)
+        self.receive(wire_sketch.input_acknowledge(1), wire_sketch.output(2, CUSTOMER, 7), now=now)
+        self.sent(now)
+        assert self.channel.is_started
+
+
+@pytest.fixture
+def encrypted() -> EncryptedSide:
+    side = EncryptedSide()
+    side.start()
+    return side
+
+
+class TestEncryption:
+    @pytest.mark.parametrize("session_type", ["Standard_Stream", "Port"])
+    def test_the_whole_way(self, session_type: str) -> None:
+        side = EncryptedSide(session_type)
+        assert side.receive(side.request) == [DataKeyNeeded("arn", "AAAA")]
+        frames = side.sent()
+        assert (acknowledged(frames), inputs(frames)) == ([0], [])
+        side.channel.provide_data_key(KEY, 1.0)
+        ((number, payload_type, response),) = inputs(side.sent())
+        assert (number, payload_type) == (0, 6)
+        result = json.loads(response)["ProcessedClientActions"][1]["ActionResult"]
+        assert result == {
+            "KMSCipherTextKey": "d3JhcHBlZA==",
+            "KMSCipherTextHash": None,
+            "ChallengeAcknowledgement": True,
+        }
+        assert side.receive(side.challenge()) == []
+        frames = side.sent()
+        assert acknowledged(frames) == [1]
+        ((number, payload_type, answer),) = inputs(frames)
+        assert (number, payload_type) == (1, 9)
+        assert side.agent.decrypt(decode_challenge(answer)) == b"c" * 64
+        (started,) = side.receive(wire_sketch.output(2, CUSTOMER, 7))
+        assert isinstance(started, SessionStarted)
+        assert started.customer_message == "This session is encrypted using AWS KMS."
+
+    def test_data_is_encrypted_both_ways(self, encrypted: EncryptedSide) -> None:
+        agent = encrypted.agent
+        events = encrypted.receive(
+            wire_sketch.output(3, agent.encrypt(b"$ ")),
+            wire_sketch.output(4, agent.encrypt(b"oops"), 11),
+            wire_sketch.output(5, agent.encrypt(b"EXIT_CODE: 9"), 12),
+            wire_sketch.output(6, agent.encrypt(b"")),
+        )
+        assert events == [OutputReceived(b"$ "), ErrorOutputReceived(b"oops"), ExitCodeReceived(9)]
+        encrypted.channel.send_input(b"a" * 1500, 1.0)
+        sent = inputs(encrypted.sent())
+        assert [len(payload) for _, _, payload in sent] == [1024 + 28, 476 + 28]
+        assert b"".join(agent.decrypt(payload) for _, _, payload in sent) == b"a" * 1500
+
+    def test_input_that_waited_for_the_start_is_encrypted_too(self) -> None:
+        side = EncryptedSide()
+        side.channel.send_size(TerminalSize(columns=80, rows=24), 0.0)
+        side.channel.send_input(b"early", 0.0)
+        side.receive(side.request)
+        side.channel.send_input(b" bird", 1.0)
+        side.start()
+        size, *rest = inputs(side.sent(SETTLED))
+        assert size == (2, 3, b'{"cols":80,"rows":24}')
+        assert b"".join(side.agent.decrypt(payload) for _, _, payload in rest) == b"early bird"
+
+    def test_flags_and_sizes_are_not_encrypted(self, encrypted: EncryptedSide) -> None:
+        encrypted.sent(SETTLED)
+        encrypted.channel.send_size(TerminalSize(columns=80, rows=24), SETTLED)
+        encrypted.channel.terminate(SETTLED)
+        sent = inputs(encrypted.sent(SETTLED))
+        assert sent == [(2, 3, b'{"cols":80,"rows":24}'), (3, 10, b"\0\0\0\x02")]
+        assert encrypted.receive(wire_sketch.output(3, b"\0\0\0\x03", 10)) == [FlagReceived(3)]
+
+    def test_what_is_sent_again_is_the_same(self, encrypted: EncryptedSide) -> None:
+        encrypted.channel.send_input(b"x", SETTLED)
+        first = encrypted.sent(SETTLED)
+        encrypted.channel.open("another", 3.0)
+        assert inputs(encrypted.sent(3.0)) == inputs(first)
+
+    @pytest.mark.parametrize("payload_type", [1, 11, 12])
+    @pytest.mark.parametrize("payload", [b"", b"plain text", b"EXIT_CODE: 0", bytes(100)])
+    def test_what_is_not_encrypted_ends_the_session_and_is_not_shown(
+        self, encrypted: EncryptedSide, payload_type: int, payload: bytes
+    ) -> None:
+        (event,) = encrypted.receive(wire_sketch.output(3, payload, payload_type), wire_sketch.output(4, b"more"))
+        assert isinstance(event, SessionFailed)
+        assert isinstance(event.error, DecryptionFailed)
+        assert encrypted.channel.is_closed
+        assert "plain" not in repr(event)
+
+    def test_what_was_good_before_is_delivered(self, encrypted: EncryptedSide) -> None:
+        good = wire_sketch.output(3, encrypted.agent.encrypt(b"good"))
+        events = encrypted.receive(wire_sketch.output(4, b"bad"), good)
+        assert events[0] == OutputReceived(b"good")
+        assert isinstance(failure(events), DecryptionFailed)
+
+    def test_output_instead_of_a_handshake_s_end_ends_the_session(self) -> None:
+        side = EncryptedSide()
+        side.receive(side.request)
+        assert isinstance(failure(side.receive(wire_sketch.output(1, b"plain"))), HandshakeFailed)
+        side = EncryptedSide()
+        side.receive(side.request)
+        side.channel.provide_data_key(KEY, 1.0)
+        events = side.receive(wire_sketch.output(1, side.agent.encrypt(b"too soon")))
+        assert isinstance(failure(events), HandshakeFailed)
+        assert len(events) == 1
+
+    def test_an_end_of_the_handshake_without_challenge_ends_the_session(self) -> None:
+        side = EncryptedSide()
+        side.receive(side.request)
+        side.channel.provide_data_key(KEY, 1.0)
+        assert isinstance(failure(side.receive(wire_sketch.output(1, CUSTOMER, 7))), ChallengeFailed)
+
+    def test_a_wrong_challenge_ends_the_session(self) -> None:
+        side = EncryptedSide()
+        side.receive(side.request)
+        side.channel.provide_data_key(DataKey(bytes(64), b"wrapped"), 1.0)
+        side.sent()
+        assert isinstance(failure(side.receive(side.challenge())), ChallengeFailed)
+        assert inputs(side.sent()) == []
+
+    def test_without_a_key_the_agent_hears_why_and_the_session_ends(self) -> None:
+        side = EncryptedSide()
+        side.receive(side.request)
+        side.sent()
+        error = EncryptionError("access denied: kms:GenerateDataKey", cause="no policy")
+        side.channel.refuse_data_key(error, 1.0)
+        assert failure(side.channel.events()) is error
+        ((_, _, response),) = inputs(side.sent())
+        actions = json.loads(response)["ProcessedClientActions"]
+        assert [action["ActionStatus"] for action in actions] == [1, 2]
+        assert actions[1]["Error"] == "access denied: kms:GenerateDataKey: no policy"
+
+    def test_a_key_that_comes_too_late_is_ignored(self) -> None:
+        side = EncryptedSide()
+        side.receive(side.request)
+        side.wait(HANDSHAKE_TIMEOUT + 1)
+        assert side.channel.is_closed
+        side.channel.provide_data_key(KEY, HANDSHAKE_TIMEOUT + 1)
+        side.channel.refuse_data_key(EncryptionError("late"), HANDSHAKE_TIMEOUT + 1)
+        assert inputs(side.sent()) == []
+        assert side.channel.events() == []
+
+    def test_a_key_that_is_used_up_ends_the_session(
+        self, encrypted: EncryptedSide, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(cipher, "MOST_MESSAGES", 3)  # the challenge was one
+        encrypted.channel.send_input(b"a" * 5000, SETTLED)
+        assert isinstance(failure(encrypted.channel.events()), EncryptionError)
+        assert len(inputs(encrypted.sent(SETTLED))) == 2
+
+    @given(
+        st.lists(
+            st.tuples(
+                st.sampled_from([1, 5, 6, 7, 8, 10, 11, 12, 99]),
+                st.sampled_from([b"", b"plain", b"{}", CUSTOMER, b"EXIT_CODE: 0", bytes(92), "challenge", "output"]),
+            ),
+            max_size=12,
+        ),
+        st.integers(min_value=0, max_value=4),
+        st.booleans(),
+    )
+    def test_whatever_comes_only_what_the_agent_encrypted_is_shown(
+        self, messages: list[tuple[int, bytes | str]], key_at: int, is_started: bool
+    ) -> None:
+        side = EncryptedSide()
+        if is_started:
+            side.start()
+        else:
+            side.receive(side.request)
+        events: list[Event] = []
+        sealed = 0
+        for number, (payload_type, payload) in enumerate(messages, 3 if is_started else 1):
+            if number == key_at:
+                side.channel.provide_data_key(KEY, 1.0)
+            if payload == "challenge":
+                payload = encode_challenge(side.agent.encrypt(b"c" * 64))
+            elif payload == "output":
+                payload = side.agent.encrypt(b"from the agent")
+                sealed += 1
+            assert isinstance(payload, bytes)
+            events += side.receive(wire_sketch.output(number, payload, payload_type))
+            side.sent()
+        shown = [event for event in events if isinstance(event, OutputReceived | ErrorOutputReceived)]
+        assert len(shown) <= sealed
+        assert {event.payload for event in shown} <= {b"from the agent"}
+        assert not any(isinstance(event, ExitCodeReceived) for event in events)
+        if shown and not is_started:
+            assert any(isinstance(event, SessionStarted) for event in events)
+        assert sum(isinstance(event, SessionFailed) for event in events) <= 1
