@@ -7,26 +7,30 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
+from typing import TYPE_CHECKING, NamedTuple
 
 from ssm_proxy.aws.control_plane import ControlPlane, StartedSession
-from ssm_proxy.errors import SessionEnded
+from ssm_proxy.errors import KmsFailed, SessionEnded
 from ssm_proxy.secret import Secret
 from ssm_proxy.transport.connecting import Connection
 
-logger = logging.getLogger("ssm_proxy.tunnel")
+if TYPE_CHECKING:
+    from ssm_proxy.channel.cipher import DataKey
 
-SSH_DOCUMENT = "AWS-StartSSHSession"
+logger = logging.getLogger("ssm_proxy.session")
+
 OPENING_TIMEOUT = 20.0
 
 
-class TunnelRequest(NamedTuple):
-    """What a tunnel is to reach."""
+class SessionRequest(NamedTuple):
+    """What StartSession is asked for."""
 
     target: str
-    port: int
-    document_name: str = SSH_DOCUMENT
+    document_name: str | None = None
+    """None: the account's default document, a shell."""
+    parameters: Mapping[str, Sequence[str]] = MappingProxyType({})
     reason: str | None = None
 
 
@@ -37,18 +41,25 @@ class SessionConnector:
         control_plane: the service.
         request: what the session is to reach.
         mark: called with the name of each stage as it is reached.
+        session: one that was started by somebody else already; from then on it is ours.
     """
 
-    def __init__(self, control_plane: ControlPlane, request: TunnelRequest, mark: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        control_plane: ControlPlane,
+        request: SessionRequest,
+        mark: Callable[[str], None],
+        session: StartedSession | None = None,
+    ) -> None:
         self.request = request
         self._control_plane = control_plane
         self._mark = mark
         self._starting = threading.Lock()
         self._early_failure: Exception | None = None
-        self._session: StartedSession | None = None
+        self._session = session
         # Still good until a WebSocket came about: a session that was never opened may not be one that can be resumed,
         # and the official client tries again with the same token too (2.6). Tokens of ResumeSession are used once.
-        self._first_token: Secret | None = None
+        self._first_token: Secret | None = None if session is None else session.token
 
     @property
     def is_started(self) -> bool:
@@ -115,6 +126,23 @@ class SessionConnector:
         if session is not None:
             self._control_plane.terminate_session(session.session_id)
 
+    def data_key(self, key_id: str, challenge: str | None) -> DataKey:
+        """Get a data key for the session, which was started. Blocks.
+
+        Raises:
+            KmsFailed: the target is not known.
+            SsmProxyError: as the control plane says.
+        """
+        if not self.request.target:
+            raise KmsFailed(
+                "the session is encrypted, and whoever started it did not tell its target",
+                cause="the encryption context names the target, and an old AWS CLI leaves it out",
+                hint="update the AWS CLI",
+            )
+        return self._control_plane.generate_data_key(
+            session_id=self._started().session_id, target=self.request.target, key_id=key_id, challenge=challenge
+        )
+
     def _started(self) -> StartedSession:
         with self._starting:
             failure, self._early_failure = self._early_failure, None
@@ -125,14 +153,8 @@ class SessionConnector:
     def _start(self) -> StartedSession:
         """Start the session unless there is one. The lock is held."""
         if self._session is None:
-            request = self.request
-            self._session = self._control_plane.start_session(
-                target=request.target,
-                document_name=request.document_name,
-                parameters={"portNumber": [str(request.port)]},
-                reason=request.reason,
-            )
+            self._session = self._control_plane.start_session(**self.request._asdict())
             self._first_token = self._session.token
-            logger.info("session %s to %s", self._session.session_id, request.target)
+            logger.info("session %s to %s", self._session.session_id, self.request.target)
             self._mark("StartSession answered")
         return self._session

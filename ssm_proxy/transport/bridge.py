@@ -1,11 +1,11 @@
-"""The driver: moves bytes between two local ends and the data channel, over one WebSocket after another.
+"""The driver: moves bytes between an application and the data channel, over one WebSocket after another.
 
 One thread runs a loop: wait, read, act, write. After anything that happens it does the same things: send what the
 channel has to send, hand out its events, re-arm the timer. Connections are made in a second thread (``connecting``).
 
     CONNECTING --connection--> CONNECTED --lost--> WAITING --pause over--> CONNECTING ...
     CONNECTED --channel closed--> OVER --all written--> finished
-    any state --error, signal, reader gone, drained after end of input--> finished
+    any state --error, signal, the application is over--> finished
 """
 
 from __future__ import annotations
@@ -16,13 +16,17 @@ import os
 import random
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import Enum
 
 from ssm_proxy.channel.data_channel import DataChannel
 from ssm_proxy.channel.events import (
     ChannelClosed,
+    DataKeyNeeded,
+    ErrorOutputReceived,
+    Event,
+    ExitCodeReceived,
     FlagReceived,
     MessageDropped,
     OutputReceived,
@@ -31,25 +35,23 @@ from ssm_proxy.channel.events import (
     SessionStarted,
 )
 from ssm_proxy.errors import SsmProxyError, TransportClosed, TransportError
+from ssm_proxy.transport.application import Application
 from ssm_proxy.transport.connecting import (
     ATTEMPT_TIMEOUT,
     FIRST_ATTEMPT_TIMEOUT,
     Attempts,
     Connection,
     Connector,
+    DataKeyRequest,
     Termination,
     attempt_took_too_long,
 )
-from ssm_proxy.transport.endpoints import READ_BYTES, InputEnd, OutputEnd
 from ssm_proxy.transport.heartbeat import Heartbeat
 from ssm_proxy.transport.poller import HANGUP, READ, WRITE, make_poller
 from ssm_proxy.transport.recovery import Recovery
 from ssm_proxy.transport.trace import MessageTrace
 from ssm_proxy.transport.websocket import WebSocketTransport
 
-QUIET_TIME = 10.0
-"""The protocol cannot tell the node that input has ended (no half-close): output is awaited until it pauses so long."""
-SILENCE_NOTICE_AFTER = 10.0
 FLUSH_AT_END = 0.5
 END_TIMEOUT = 5.0
 """TerminateSession takes four round trips and the service's time; nobody waits for us but a session that would stay."""
@@ -65,32 +67,26 @@ class _State(Enum):
     CONNECTING = "connecting"
     CONNECTED = "connected"
     WAITING = "waiting before the next attempt"
-    OVER = "the service closed the session; the reader still takes its last output"
+    OVER = "the service closed the session; local readers still take its last output"
 
 
 @dataclass(frozen=True, kw_only=True)
 class BridgeOutcome:
-    """How a tunnel came to its end, if not by an error."""
+    """How a session came to its end, if not by an error."""
 
     closed_reason: str | None
     """What the service gave as the reason, often nothing; None if it did not end the session."""
     signal_number: int | None
     """The signal that ended us."""
-    output_bytes: int
-    input_bytes: int
-    input_ended: bool
-    fell_quiet: bool
-    """It ended because nothing came for `QUIET_TIME` after the end of input."""
 
 
 class Bridge:
-    """A tunnel between two local ends and a managed node.
+    """A session between an application and a managed node.
 
     Args:
         channel: the protocol.
         connector: starts, resumes and terminates the session.
-        source: bytes for the node.
-        sink: takes bytes from the node.
+        application: the local side.
         notify: shows a person one line while the tunnel goes on.
         mark: called with the name of each stage as it is reached.
     """
@@ -100,15 +96,13 @@ class Bridge:
         *,
         channel: DataChannel,
         connector: Connector,
-        source: InputEnd,
-        sink: OutputEnd,
+        application: Application,
         notify: Callable[[str], None],
         mark: Callable[[str], None],
     ) -> None:
         self._channel = channel
         self._connector = connector
-        self._source = source
-        self._sink = sink
+        self._application = application
         self._notify = notify
         self._mark = mark
         self._poller = make_poller()
@@ -125,15 +119,10 @@ class Bridge:
         self._retry_at = 0.0
         self._heartbeat = Heartbeat(time.monotonic(), time.time())
 
-        self._input_ended = False
-        self._quiet_since = 0.0
-        self._silent_until: float | None = None
-        self._input_bytes = 0
-        self._output_bytes = 0
+        self._key_request: DataKeyRequest | None = None
         self._signal_number: int | None = None
         self._closed_reason: str | None = None
         self._error: SsmProxyError | None = None
-        self._fell_quiet = False
         self._finished = False
 
     # --- from outside -----------------------------------------------------------------------------------------------
@@ -159,14 +148,7 @@ class Bridge:
             self._shut_down()
         if self._error is not None:
             raise self._error
-        return BridgeOutcome(
-            closed_reason=self._closed_reason,
-            signal_number=self._signal_number,
-            output_bytes=self._output_bytes,
-            input_bytes=self._input_bytes,
-            input_ended=self._input_ended,
-            fell_quiet=self._fell_quiet,
-        )
+        return BridgeOutcome(closed_reason=self._closed_reason, signal_number=self._signal_number)
 
     # --- the loop ---------------------------------------------------------------------------------------------------
 
@@ -181,36 +163,25 @@ class Bridge:
             self._finished = True
             return
         self._notice_sleep(now)
-        if self._sink.wants_write:
-            # While the reader does not keep up nothing is fetched, so nobody can say that the node is quiet.
-            self._quiet_since = now
-        sink_flags = ready.get(self._sink.fileno(), 0)
-        if sink_flags & WRITE:
-            self._sink.flush()
-        if sink_flags & HANGUP:
-            self._sink.is_gone = True
         if (
             self._websocket is not None
             and self._may_receive()
             and (ready.get(self._websocket.fileno(), 0) & (READ | HANGUP) or self._websocket.has_more)
         ):
             self._receive(now)
-        if ready.get(self._source.fileno(), 0) & (READ | HANGUP) and not self._input_ended:
-            self._read_input(now, self._channel.input_room(now))
+        self._turn_application(ready, now)
         self._act(now)
+
+    def _turn_application(self, ready: Mapping[int, int], now: float) -> None:
+        try:
+            self._application.turn(ready, now, is_connected=self._state is _State.CONNECTED)
+        except SsmProxyError as error:
+            self._fail(error)
 
     def _watch(self, now: float) -> None:
         """Tell the poller what can be used now."""
         poller = self._poller
-        if self._input_ended:
-            poller.remove(self._source.fileno())
-        else:
-            # Not even for its end while there is no room: it would be reported again and again.
-            if self._channel.input_room(now):
-                poller.set(self._source.fileno(), read=True)
-            else:
-                poller.remove(self._source.fileno())
-        poller.set(self._sink.fileno(), write=self._sink.wants_write)
+        self._application.watch(poller, now)
         if (websocket := self._websocket) is not None:
             read = self._may_receive()
             if read or websocket.wants_write:
@@ -227,25 +198,17 @@ class Bridge:
                 if self._websocket.has_more:
                     return 0.0
                 deadlines.append(self._channel.next_deadline())
-            deadlines += [self._heartbeat.deadline, self._silent_until]
-            if self._is_draining and not self._sink.wants_write:
-                deadlines.append(self._quiet_since + QUIET_TIME)
+            deadlines += [self._heartbeat.deadline, self._application.deadline()]
         elif self._state is not _State.OVER:
             deadlines.append(self._attempt_until if self._state is _State.CONNECTING else self._retry_at)
             deadlines.append(self._recovery.notice_at)
         soonest = min((deadline for deadline in deadlines if deadline is not None), default=None)
         return None if soonest is None else max(0.0, soonest - now)
 
-    @property
-    def _is_draining(self) -> bool:
-        """Whether all input was delivered, and only output is awaited."""
-        channel = self._channel
-        return self._input_ended and self._state is _State.CONNECTED and channel.is_started and channel.is_drained
-
     def _may_receive(self) -> bool:
         """Whether there is room for what would be received; the WebSocket's TCP connection holds the sender back."""
         websocket = self._websocket
-        return not self._sink.is_full and (websocket is None or websocket.queued_ahead_bytes < MAX_QUEUED_BYTES)
+        return not self._application.is_full and (websocket is None or websocket.queued_ahead_bytes < MAX_QUEUED_BYTES)
 
     def _receive(self, now: float) -> None:
         assert self._websocket is not None
@@ -263,26 +226,13 @@ class Bridge:
             if self._recovery.works():
                 self._notify("the session goes on")
             self._heartbeat.heard(now)
-            self._quiet_since = now
+            self._application.heard(now)
         trace = self._trace
         for message in messages:
             if trace is not None:
                 trace.received(message)
             self._channel.receive(message, now)
-
-    def _read_input(self, now: float, room: int) -> None:
-        if not room:  # the session ended a moment ago; reading nothing would look like the end of input
-            return
-        data = self._source.read(min(room, READ_BYTES))
-        if data:
-            self._input_bytes += len(data)
-            self._channel.send_input(data, now)
-            self._source.let_wait(self._channel.window_bytes // 16)
-        elif data is not None:
-            logger.info("end of input after %d bytes", self._input_bytes)
-            self._input_ended = True
-            self._channel.end_input()
-            self._quiet_since = now
+        self._hand_out_events(now)
 
     def _act(self, now: float) -> None:
         """Do what is due: the duty after anything that happened."""
@@ -300,7 +250,7 @@ class Bridge:
         if self._state is not _State.CONNECTED and (notice := self._recovery.notice(now)) is not None:
             self._notify(notice)
         self._hand_out_events(now)
-        self._check_end(now)
+        self._check_end()
 
     def _send(self, now: float) -> None:
         websocket = self._websocket
@@ -327,49 +277,55 @@ class Bridge:
 
     def _hand_out_events(self, now: float) -> None:
         output: list[bytes] = []
-        for event in self._channel.events():
-            if isinstance(event, OutputReceived):
-                output.append(event.payload)
-            elif isinstance(event, SessionStarted):
-                self._mark("handshake")
-                logger.info("session started: agent %s", event.agent_version)
-                if event.customer_message:
-                    self._notify(event.customer_message)
-                self._silent_until = now + SILENCE_NOTICE_AFTER
-            elif isinstance(event, ChannelClosed):
-                logger.info("the service closed the session: %s", event.reason or "no reason given")
-                self._closed_reason = event.reason
-                self._close_websocket()
-                self._state = _State.OVER
-            elif isinstance(event, SessionFailed):
-                self._fail(event.error)
-            elif isinstance(event, PublicationChanged):
-                logger.info("the service %s publication", "paused" if event.paused else "started")
-            elif isinstance(event, FlagReceived):
-                logger.info("flag %d from the agent", event.flag)
-            elif isinstance(event, MessageDropped):
-                logger.info("dropped: %s", event.reason)
-        if output:
-            if not self._output_bytes:
-                self._mark("first output")
-                self._silent_until = None
-            data = output[0] if len(output) == 1 else b"".join(output)
-            self._output_bytes += len(data)
-            self._sink.write(data)
+        try:
+            for event in self._channel.events():
+                if isinstance(event, OutputReceived):
+                    output.append(event.payload)
+                    continue
+                if output:  # before anything that came after it
+                    self._application.output(output, now)
+                    output = []
+                self._handle(event, now)
+            if output:
+                self._application.output(output, now)
+        except SsmProxyError as error:
+            self._fail(error)
 
-    def _check_end(self, now: float) -> None:
-        if self._error is not None or self._sink.is_gone:
+    def _handle(self, event: Event, now: float) -> None:
+        application = self._application
+        if isinstance(event, SessionStarted):
+            self._mark("handshake")
+            logger.info("session started: agent %s", event.agent_version)
+            if event.customer_message:
+                self._notify(event.customer_message)
+            application.started(event, now)
+        elif isinstance(event, ChannelClosed):
+            logger.info("the service closed the session: %s", event.reason or "no reason given")
+            self._closed_reason = event.reason
+            self._close_websocket()
+            self._state = _State.OVER
+            application.closed(event.reason)
+        elif isinstance(event, SessionFailed):
+            self._fail(event.error)
+        elif isinstance(event, ErrorOutputReceived):
+            application.error_output(event.payload, now)
+        elif isinstance(event, ExitCodeReceived):
+            application.exit_code(event.exit_code)
+        elif isinstance(event, FlagReceived):
+            logger.info("flag %d from the agent", event.flag)
+            application.flag(event.flag, now)
+        elif isinstance(event, DataKeyNeeded):
+            self._key_request = DataKeyRequest(self._connector, event, self._wake)
+        elif isinstance(event, PublicationChanged):
+            logger.info("the service %s publication", "paused" if event.paused else "started")
+        elif isinstance(event, MessageDropped):
+            logger.info("dropped: %s", event.reason)
+
+    def _check_end(self) -> None:
+        if self._error is not None or self._application.is_over:
             self._finished = True
         elif self._state is _State.OVER:
-            self._finished = not self._sink.wants_write
-        elif self._is_draining and now >= self._quiet_since + QUIET_TIME and not self._sink.wants_write:
-            logger.info("no output for %.0f s after the end of input", QUIET_TIME)
-            self._fell_quiet = self._finished = True
-        elif self._silent_until is not None and now >= self._silent_until:
-            self._silent_until = None
-            self._notify(
-                "connected to the agent, but nothing has come from the node's port yet; is its server running?"
-            )
+            self._finished = not self._application.wants_write
 
     # --- life of a connection ---------------------------------------------------------------------------------------
 
@@ -381,6 +337,12 @@ class Bridge:
     def _woken(self, now: float) -> None:
         with contextlib.suppress(BlockingIOError):
             self._wake_reader.recv(4096)
+        if self._key_request is not None and (key := self._key_request.take_result()) is not None:
+            self._key_request = None
+            if isinstance(key, SsmProxyError):
+                self._channel.refuse_data_key(key, now)
+            else:
+                self._channel.provide_data_key(key, now)
         result = self._attempts.take_result()
         if isinstance(result, Connection):
             self._opened(result, now)
@@ -393,7 +355,7 @@ class Bridge:
         websocket = self._websocket = connection.websocket
         websocket.send_text(self._channel.open(connection.token.reveal(), now))
         self._ping(now)
-        self._quiet_since = now  # what got lost with the connection before comes again
+        self._application.heard(now)  # what got lost with the connection before comes again
         if (seconds := self._recovery.lost_for(now)) is not None:
             logger.info("connected again after %.1f s", seconds)
 
@@ -459,8 +421,7 @@ class Bridge:
         if termination is not None:
             termination.wait(lambda: began + (END_TIMEOUT if self._signal_number is None else SIGNAL_END_TIMEOUT))
         self._close_websocket()
-        self._source.close()
-        self._sink.close()
+        self._application.close()
         self._wake_reader.close()
         self._wake_writer.close()
 
@@ -472,10 +433,9 @@ class Bridge:
         now = time.monotonic()
         until = now + FLUSH_AT_END
         if self._error is None and self._closed_reason is None:
-            if self._signal_number is not None and not self._input_ended:
-                self._poller.set(self._source.fileno(), read=True)
-                if self._poller.wait(0).get(self._source.fileno(), 0) & READ:  # ssh's own goodbye
-                    self._read_input(now, self._channel.capacity())
+            if self._signal_number is not None:
+                with contextlib.suppress(SsmProxyError):
+                    self._application.last_words(now)
             self._channel.terminate(now)
         websocket.send(self._channel.messages_to_send(now))
         try:

@@ -13,6 +13,8 @@ from ssm_proxy.errors import SsmProxyError, TransportTimeout
 from ssm_proxy.secret import Secret
 
 if TYPE_CHECKING:
+    from ssm_proxy.channel.cipher import DataKey
+    from ssm_proxy.channel.events import DataKeyNeeded
     from ssm_proxy.transport.websocket import WebSocketTransport
 
 logger = logging.getLogger("ssm_proxy.transport")
@@ -50,6 +52,14 @@ class Connector(Protocol):
 
     def terminate(self) -> None:
         """End the session, if it was started. Blocks."""
+        ...
+
+    def data_key(self, key_id: str, challenge: str | None) -> DataKey:
+        """Get a data key to encrypt the session with. Blocks.
+
+        Raises:
+            SsmProxyError: there is none to be had.
+        """
         ...
 
 
@@ -103,6 +113,42 @@ class Attempts:
             result.websocket.close()  # abandoned, and perhaps nobody is left to take it
             return
         self._results.put((number, result))
+        self._wake()
+
+
+class DataKeyRequest:
+    """Gets a data key in a thread.
+
+    Args:
+        connector: what gets it.
+        event: what the agent asks for.
+        wake: called from the thread when the result can be taken.
+    """
+
+    def __init__(self, connector: Connector, event: DataKeyNeeded, wake: Callable[[], None]) -> None:
+        self._connector = connector
+        self._event = event
+        self._wake = wake
+        self._results: SimpleQueue[DataKey | SsmProxyError] = SimpleQueue()
+        threading.Thread(target=self._run, name="ssm-proxy data key", daemon=True).start()
+
+    def take_result(self) -> DataKey | SsmProxyError | None:
+        """Give the result, or None while there is none."""
+        try:
+            return self._results.get_nowait()
+        except Empty:
+            return None
+
+    def _run(self) -> None:
+        result: DataKey | SsmProxyError
+        try:
+            result = self._connector.data_key(self._event.kms_key_id, self._event.challenge)
+        except SsmProxyError as error:
+            result = error
+        except Exception as error:  # noqa: BLE001 - the boundary of a thread: it must report, whatever happened
+            result = SsmProxyError(f"unexpected {type(error).__name__} with the data key; this is a bug of ssm-proxy")
+            result.__cause__ = error
+        self._results.put(result)
         self._wake()
 
 

@@ -23,7 +23,7 @@ BUDGET = 15 * 60.0
 """How long a lost connection is tried for before the session is given up."""
 FIRST_CONNECTION_BUDGET = 15.0
 """Until the session has begun there is nothing to lose: fail soon enough for a person to wait for the message."""
-LOSS_NOTICE_AFTER = 10.0
+LOSS_NOTICE_AFTER = 2.0
 MAX_REFUSALS = 3
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 import subprocess
 import sys
 
@@ -10,7 +11,7 @@ import pytest
 
 from ssm_proxy import __version__, errors
 from ssm_proxy.cli.commands import proxy
-from ssm_proxy.cli.main import main
+from ssm_proxy.cli.main import COMMANDS, main
 
 Captured = pytest.CaptureFixture[str]
 
@@ -109,3 +110,39 @@ def test_nothing_slow_is_imported_before_it_is_needed() -> None:
     code = f"import sys, ssm_proxy.cli.main; print(*sorted(set(sys.modules) & {slow!r}))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == []
+
+
+def test_only_the_command_in_use_is_loaded() -> None:
+    """ssh waits while the ProxyCommand loads."""
+    program = (
+        "import sys; from ssm_proxy.cli.main import main\n"
+        "try: main(['proxy', '--help'])\n"
+        "finally: print(*(name for name in sys.modules if '.cli.commands.' in name), file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0
+    assert done.stderr.split() == ["ssm_proxy.cli.commands.proxy"]
+
+
+def test_all_commands_are_in_the_help(capsys: Captured) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(["--help"])
+    assert caught.value.code == 0
+    shown = capsys.readouterr().out
+    for name in COMMANDS:
+        assert re.search(rf"^    {name} ", shown, re.MULTILINE), name
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_help_of_each_command_has_examples(name: str, capsys: Captured) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main([name, "--help"])
+    assert caught.value.code == 0
+    assert f"ssm-proxy {name}" in capsys.readouterr().out.partition("examples:")[2]
+
+
+@pytest.mark.parametrize("name", ["session-manager-plugin", "session-manager-plugin.exe"])
+def test_under_the_plugins_name(name: str, monkeypatch: pytest.MonkeyPatch, capsys: Captured) -> None:
+    monkeypatch.setattr(sys, "argv", [f"/usr/local/bin/{name}", "--version"])
+    assert main() == 0
+    assert re.fullmatch(r"\d+\.\d+\.\d+\.\d+\n", capsys.readouterr().out)

@@ -18,7 +18,7 @@ from simulation.model_agent import ModelAgent
 from simulation.model_service import IDLE_TIMEOUT, ModelService
 from simulation.virtual_world import World
 
-from ssm_proxy.connector import SessionConnector, TunnelRequest
+from ssm_proxy.connector import SessionConnector, SessionRequest
 from ssm_proxy.errors import (
     ChannelClosed,
     ConfigurationError,
@@ -35,7 +35,7 @@ from ssm_proxy.transport.recovery import BUDGET
 from ssm_proxy.tunnel import Tunnel
 
 MINUTE, HOUR = 60.0, 3600.0
-REQUEST = TunnelRequest(target="i-0123456789abcdef0", port=22)
+REQUEST = SessionRequest(target="i-0123456789abcdef0", document_name="AWS-StartSSHSession")
 GREETING = b"SSH-2.0-node\r\n"
 KEEPALIVE = 300.0
 """ServerAliveInterval of the README."""
@@ -164,6 +164,7 @@ class Day:
         with self.world.carry(self.service.open_websocket):
             self.tunnel = Tunnel(
                 SessionConnector(self.service, REQUEST, mark=lambda stage: None),
+                port=22,
                 input_fd=self._input,
                 output_fd=self._output,
                 notify=self.notices.append,
@@ -242,7 +243,7 @@ def test_ends_after_hours(how: str) -> None:
     outcome = day.run()
     assert day.is_complete
     assert outcome.closed_reason == ("" if how == "node" else None)
-    assert outcome.fell_quiet == (how == "input")
+    assert day.tunnel.pipes.fell_quiet == (how == "input")
     assert outcome.signal_number == (signal.SIGTERM if how == "signal" else None)
     assert not day.service.is_open
     assert day.world.now == pytest.approx(5.51 * HOUR, abs=15)

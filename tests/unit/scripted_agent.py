@@ -11,7 +11,8 @@ from typing import Any
 
 from websocket_peer import BINARY, CLOSE, DEADLINE, PING, PONG, TEXT, FrameReader, frame
 
-from ssm_proxy.errors import SsmProxyError
+from ssm_proxy.channel.cipher import DataKey
+from ssm_proxy.errors import EncryptionError, SsmProxyError
 from ssm_proxy.secret import Secret
 from ssm_proxy.transport.connecting import Connection
 from ssm_proxy.transport.websocket import WebSocketTransport
@@ -237,6 +238,8 @@ class ScriptedConnector:
         self.connects = 0
         self.terminations = 0
         self.on_terminate: Callable[[], None] = lambda: None
+        self.key_ids: list[str] = []
+        self.key_error: Exception = EncryptionError("no key is to be had")
 
     def connect(self) -> Connection:
         self.connects += 1
@@ -252,3 +255,7 @@ class ScriptedConnector:
     def terminate(self) -> None:
         self.terminations += 1
         self.on_terminate()
+
+    def data_key(self, key_id: str, challenge: str | None) -> DataKey:
+        self.key_ids.append(key_id)
+        raise self.key_error

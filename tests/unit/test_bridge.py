@@ -31,8 +31,10 @@ from ssm_proxy.errors import (
 from ssm_proxy.sessions.port import check_stream_session
 from ssm_proxy.transport import backoff, endpoints, heartbeat, recovery
 from ssm_proxy.transport import bridge as bridge_module
+from ssm_proxy.transport import pipes as pipes_module
 from ssm_proxy.transport.bridge import Bridge, BridgeOutcome
 from ssm_proxy.transport.endpoints import InputEnd, OutputEnd
+from ssm_proxy.transport.pipes import Pipes
 from ssm_proxy.transport.poller import Poller, SelectPoller, make_poller
 from ssm_proxy.wire.constants import ActionStatus, Flag
 from ssm_proxy.wire.payloads import RequestedAction
@@ -107,16 +109,24 @@ class Harness:
         self.error: BaseException | None = None
         self.poller = CountingPoller(make_poller())
         self.reader = Reader(self._output)
-        self.bridge = Bridge(
-            channel=DataChannel(
-                check_session=check_stream_session,
-                window=FixedWindow(WINDOW_BYTES),
-                new_message_id=lambda: os.urandom(16),
-                wall_clock_ms=lambda: 1,
-            ),
-            connector=connector,
+        channel = DataChannel(
+            check_session=check_stream_session,
+            window=FixedWindow(WINDOW_BYTES),
+            new_message_id=lambda: os.urandom(16),
+            wall_clock_ms=lambda: 1,
+        )
+        self.sink = OutputEnd(self._bridge_output)
+        self.pipes = Pipes(
+            channel,
             source=InputEnd(self._bridge_input),
-            sink=OutputEnd(self._bridge_output),
+            sink=self.sink,
+            notify=self._notify,
+            mark=self.marks.append,
+        )
+        self.bridge = Bridge(
+            channel=channel,
+            connector=connector,
+            application=self.pipes,
             notify=self._notify,
             mark=self.marks.append,
         )
@@ -253,13 +263,13 @@ class TestBytes:
         sender.join(DEADLINE)
         tunnel.agent.close_channel()
         outcome = tunnel.finish()
-        assert (outcome.input_bytes, outcome.output_bytes) == (1_000_000, 1_000_000 + len(GREETING))
+        assert (tunnel.pipes.input_bytes, tunnel.pipes.output_bytes) == (1_000_000, 1_000_000 + len(GREETING))
         assert tunnel.marks == ["WebSocket", "handshake", "first output"]
         assert tunnel.notices == []
 
     def test_where_pipes_cannot_be_polled(self, make: MakeHarness, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(endpoints, "_CAN_POLL_PIPES", False)
-        monkeypatch.setattr(bridge_module, "QUIET_TIME", 0.2)
+        monkeypatch.setattr(pipes_module, "QUIET_TIME", 0.2)
         harness = make()
         harness.poller = CountingPoller(SelectPoller())
         harness.bridge._poller = harness.poller  # type: ignore[assignment]
@@ -274,7 +284,8 @@ class TestBytes:
         sender.join(DEADLINE)
         assert harness.turns_in_a_while() < IDLE_TURNS
         harness.end_input()
-        assert harness.finish().input_ended
+        harness.finish()
+        assert harness.pipes.input_ended
 
     def test_input_before_the_session_is_kept(self, make: MakeHarness) -> None:
         gate = threading.Event()
@@ -306,7 +317,7 @@ class TestBytes:
         data = os.urandom(MORE_THAN_IS_HELD)
         sender = threading.Thread(target=harness.agent.send, args=(data,))
         sender.start()
-        sink = harness.bridge._sink
+        sink = harness.sink
         wait_until(lambda: sink.is_full)
         threading.Event().wait(FOR_A_WHILE)
         assert len(sink._pending) < SMALL_SINK + 1_200_000
@@ -352,7 +363,7 @@ class TestEnd:
         outcome = harness.finish()
         harness.reader.wait_for(GREETING + data)
         assert outcome.closed_reason == ""
-        assert not outcome.input_ended
+        assert not harness.pipes.input_ended
         assert harness.connector.terminations == 0, "the service ended it"
 
     def test_the_reason_is_kept(self, tunnel: Harness) -> None:
@@ -398,7 +409,7 @@ class TestEnd:
 class TestEndOfInput:
     @pytest.fixture(autouse=True)
     def _short_quiet_time(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(bridge_module, "QUIET_TIME", 0.3)
+        monkeypatch.setattr(pipes_module, "QUIET_TIME", 0.3)
 
     def test_what_was_read_is_delivered_and_output_awaited_until_it_pauses(self, tunnel: Harness) -> None:
         upload = os.urandom(1_000_000)
@@ -416,7 +427,7 @@ class TestEndOfInput:
         outcome = tunnel.finish()
         assert 0.2 < time.monotonic() - last < 2
         assert tunnel.poller.waits - before < IDLE_TURNS
-        assert outcome.input_ended
+        assert tunnel.pipes.input_ended
         assert outcome.closed_reason is None
         tunnel.agent.wait(lambda: tunnel.agent.flags == [Flag.TERMINATE_SESSION], "the flag")
         assert tunnel.connector.terminations == 1
@@ -449,7 +460,7 @@ class TestEndOfInput:
         data = os.urandom(MORE_THAN_IS_HELD)
         sender = threading.Thread(target=harness.agent.send, args=(data,))
         sender.start()
-        wait_until(lambda: harness.bridge._sink.is_full)
+        wait_until(lambda: harness.sink.is_full)
         threading.Event().wait(0.4)  # longer than the quiet time, with more behind what we hold
         assert harness.turns_in_a_while() < IDLE_TURNS
         harness.reader.going.set()
@@ -467,7 +478,7 @@ class TestEndOfInput:
         data = os.urandom(MORE_THAN_IS_HELD)
         sender = threading.Thread(target=harness.agent.send, args=(data,))
         sender.start()
-        wait_until(lambda: harness.bridge._sink.is_full)
+        wait_until(lambda: harness.sink.is_full)
         threading.Event().wait(0.4)  # longer than the quiet time
         fcntl.fcntl(harness._output, fcntl.F_SETPIPE_SZ, 1024 * 1024)  # now one write takes all that waits
         harness.reader.going.set()
@@ -482,7 +493,7 @@ class TestEndOfInput:
         harness.reader.wait_for(GREETING)
         harness.agent.wait_until_ready()
         harness.end_input()
-        wait_until(lambda: harness.bridge._input_ended)
+        wait_until(lambda: harness.pipes.input_ended)
         harness.agent.drop("fin")
         harness.agent.send(b"lost with the connection")
         threading.Event().wait(0.4)
@@ -504,8 +515,8 @@ class TestEndOfInput:
     def test_a_port_that_says_nothing_is_told_and_costs_nothing(
         self, make: MakeHarness, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(bridge_module, "SILENCE_NOTICE_AFTER", 0.1)
-        monkeypatch.setattr(bridge_module, "QUIET_TIME", 0.6)
+        monkeypatch.setattr(pipes_module, "SILENCE_NOTICE_AFTER", 0.1)
+        monkeypatch.setattr(pipes_module, "QUIET_TIME", 0.6)
         harness = make(greeting=b"")
         harness.start()
         harness.agent.wait_until_ready()
@@ -632,7 +643,7 @@ class TestLoss:
         data = os.urandom(MORE_THAN_IS_HELD)
         sender = threading.Thread(target=harness.agent.send, args=(data,))
         sender.start()
-        wait_until(lambda: harness.bridge._sink.is_full)
+        wait_until(lambda: harness.sink.is_full)
         assert harness.turns_in_a_while() < IDLE_TURNS
         # From here on an answer may take its time: the agent's sender is behind with megabytes.
         monkeypatch.setattr(heartbeat, "PONG_TIMEOUT", DEADLINE)
@@ -649,7 +660,7 @@ class TestLoss:
         data = os.urandom(MORE_THAN_IS_HELD)
         sender = threading.Thread(target=harness.agent.send, args=(data,))
         sender.start()
-        wait_until(lambda: harness.bridge._sink.is_full)
+        wait_until(lambda: harness.sink.is_full)
         harness.agent.drop("fin")
         sender.join(DEADLINE)
         assert harness.turns_in_a_while() < IDLE_TURNS
@@ -757,15 +768,23 @@ class TestBeginning:
         harness.start()
         assert "unexpected KeyError" in str(harness.fail())
 
-    def test_kms_is_refused_and_the_agent_told(self, make: MakeHarness) -> None:
+    @pytest.mark.parametrize(
+        ("error", "text"),
+        [(EncryptionError("no key is to be had"), "no key"), (KeyError("secret"), "unexpected KeyError")],
+    )
+    def test_a_session_whose_key_is_not_to_be_had(self, make: MakeHarness, error: Exception, text: str) -> None:
         kms = RequestedAction(action_type="KMSEncryption", parameters={"KMSKeyId": "k"})
         harness = make(actions=(kms, SSH_ACTION))
+        harness.connector.key_error = error
         harness.start()
-        assert isinstance(harness.fail(), EncryptionError)
+        failure = harness.fail()
+        assert isinstance(failure, SsmProxyError)
+        assert text in failure.message
+        assert harness.connector.key_ids == ["k"]
         harness.agent.wait(lambda: harness.agent.response is not None, "the response")
         assert harness.agent.response is not None
         statuses = [action.status for action in harness.agent.response.processed_actions]
-        assert statuses == [ActionStatus.UNSUPPORTED, ActionStatus.SUCCESS]
+        assert statuses == [ActionStatus.FAILED, ActionStatus.SUCCESS]
         assert harness.connector.terminations == 1
 
     def test_a_session_of_another_kind_is_refused(self, make: MakeHarness) -> None:

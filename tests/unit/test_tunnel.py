@@ -14,12 +14,18 @@ from websocket_peer import DEADLINE, ScriptedServer, answer_with, upgrade
 
 from ssm_proxy.aws.control_plane import StartedSession
 from ssm_proxy.aws.opening import WebSocketOpening
-from ssm_proxy.connector import SessionConnector, TunnelRequest
+from ssm_proxy.connector import SessionConnector, SessionRequest
 from ssm_proxy.errors import ChannelClosed, OpeningRefused, RemotePortRefused, SessionEnded, TargetNotConnected
 from ssm_proxy.secret import Secret
-from ssm_proxy.tunnel import Tunnel, _MessageIds
+from ssm_proxy.session import _MessageIds
+from ssm_proxy.tunnel import Tunnel
 
-REQUEST = TunnelRequest(target="i-0123456789abcdef0", port=22, reason="a test")
+REQUEST = SessionRequest(
+    target="i-0123456789abcdef0",
+    document_name="AWS-StartSSHSession",
+    parameters={"portNumber": ["22"]},
+    reason="a test",
+)
 
 
 class WrittenControlPlane:
@@ -189,6 +195,7 @@ class Run:
         self.error: BaseException | None = None
         self.tunnel = Tunnel(
             SessionConnector(self.control_plane, REQUEST, no_mark),
+            port=22,
             input_fd=self.input_reader,
             output_fd=self.output_writer,
             notify=no_mark,

@@ -15,6 +15,7 @@ from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING
 
 from ssm_proxy.cli import messages
+from ssm_proxy.cli.session_command import EXIT_SIGNAL_BASE, add_aws_options, add_log_options
 from ssm_proxy.cli.terminal import TerminalGuard
 from ssm_proxy.cli.timing import Timeline
 from ssm_proxy.errors import SsmProxyError, TargetError, UsageError
@@ -27,7 +28,6 @@ _DOCUMENT = "AWS-StartSSHSession"
 _TARGET = re.compile(r"m?i-[0-9a-zA-Z]+")
 _TERMINAL_SIGNALS = ("SIGINT", "SIGQUIT", "SIGTSTP")
 _ENDING_SIGNALS = ("SIGTERM", "SIGHUP")
-_EXIT_SIGNAL_BASE = 128
 _END_TIMEOUT = 5.0
 _SENDING_TIME = 2.0
 """Longer than StartSession takes to leave, unless credentials have to be fetched first: then there is time anyway."""
@@ -62,33 +62,6 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser.set_defaults(run=run)
 
 
-def add_aws_options(parser: argparse.ArgumentParser) -> None:
-    """Add what chooses account, region and endpoints; all else is standard AWS configuration."""
-    parser.add_argument("--profile", metavar="NAME", help="profile of the AWS configuration (default: AWS_PROFILE)")
-    parser.add_argument("--region", metavar="NAME", help="AWS region (default: AWS_REGION, or the profile's)")
-    parser.add_argument("--endpoint-url", metavar="URL", help="address of the Systems Manager API")
-    parser.add_argument(
-        "--stream-endpoint-url",
-        metavar="URL",
-        help="address of the message gateway (ssmmessages), where PrivateLink gives it another name: "
-        "wss://vpce-….ssmmessages.eu-west-1.vpce.amazonaws.com",
-    )
-
-
-def add_log_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options for the log."""
-    parser.add_argument(
-        "-v",
-        dest="verbosity",
-        action="count",
-        default=0,
-        help="log the life of the session to standard error; -vv every message, -vvv the beginning of payloads too",
-    )
-    parser.add_argument(
-        "--log-file", metavar="FILE", help="log to a file instead (ssh with ControlPersist discards standard error)"
-    )
-
-
 def run(arguments: argparse.Namespace) -> int:
     """Be the ProxyCommand until ssh or the node ends it."""
     host = check_target(arguments.host)
@@ -112,7 +85,7 @@ def run(arguments: argparse.Namespace) -> int:
 
         gc.disable()  # what is imported stays: looking for garbage in it is a tenth of the work
         from ssm_proxy.aws.control_plane import BotocoreControlPlane
-        from ssm_proxy.connector import SessionConnector, TunnelRequest
+        from ssm_proxy.connector import SessionConnector, SessionRequest
         from ssm_proxy.transport.connecting import Termination
 
         timeline.mark("imports")
@@ -131,7 +104,12 @@ def run(arguments: argparse.Namespace) -> int:
                 stream_endpoint_url=arguments.stream_endpoint_url,
                 sending_start=sending_start,
             ),
-            TunnelRequest(target=host, port=port, document_name=arguments.document_name, reason=arguments.reason),
+            SessionRequest(
+                target=host,
+                document_name=arguments.document_name,
+                parameters={"portNumber": [str(port)]},
+                reason=arguments.reason,
+            ),
             timeline.mark,
         )
         ending = _Ending(lambda: under_way.put(None))
@@ -146,6 +124,7 @@ def run(arguments: argparse.Namespace) -> int:
             gc.enable()
             tunnel = Tunnel(
                 connector,
+                port=port,
                 input_fd=input_fd,
                 output_fd=output_fd,
                 notify=lambda text: _notify(text, stderr, arguments.log_file),
@@ -157,8 +136,8 @@ def run(arguments: argparse.Namespace) -> int:
             raise
         ending.pass_to(tunnel.stop)
         outcome = tunnel.run()
-        logger.info("end: %d bytes in, %d bytes out", outcome.input_bytes, outcome.output_bytes)
-        return 0 if outcome.signal_number is None else _EXIT_SIGNAL_BASE + outcome.signal_number
+        logger.info("end: %d bytes in, %d bytes out", tunnel.pipes.input_bytes, tunnel.pipes.output_bytes)
+        return 0 if outcome.signal_number is None else EXIT_SIGNAL_BASE + outcome.signal_number
     except SsmProxyError as error:
         if arguments.log_file is not None:  # with ControlPersist that is all there is to read
             for line in messages.error_lines(error):
