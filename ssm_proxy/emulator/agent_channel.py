@@ -39,10 +39,19 @@ class AgentChannel:
         handle_input: see :data:`InputHandler`.
         defects: counts what the client did wrong.
         counts: counts what passes.
+        acknowledges_repeats: as agents do since 3.2.1041; older ones ignore repeats.
     """
 
-    def __init__(self, handle_input: InputHandler, defects: Counter[str], counts: ChannelCounts) -> None:
+    def __init__(
+        self,
+        handle_input: InputHandler,
+        defects: Counter[str],
+        counts: ChannelCounts,
+        *,
+        acknowledges_repeats: bool = True,
+    ) -> None:
         self._handle_input = handle_input
+        self._acknowledges_repeats = acknowledges_repeats
         self._defects = defects
         self._next_output = 0
         self._expected_input = 0
@@ -189,7 +198,8 @@ class AgentChannel:
                 self._acknowledge(message)
         else:
             self.counts.repeats_received += 1
-            self._acknowledge(message)
+            if self._acknowledges_repeats:
+                self._acknowledge(message)
 
     def _handle(self, message: ReadMessage) -> bool:
         if not self._handle_input(message.payload_type, message.payload):

@@ -13,16 +13,21 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Final, Protocol
 
-from ssm_proxy.emulator.documents import ParameterError, SessionDocument, resolve_properties
+from ssm_proxy.emulator.agent_features import AGENT_VERSION
+from ssm_proxy.emulator.documents import (
+    DEFAULT_DOCUMENT,
+    ParameterError,
+    SessionDocument,
+    check_parameters,
+    resolve_document,
+)
 from ssm_proxy.emulator.faults import Faults
-from ssm_proxy.emulator.handshake import AGENT_VERSION
-from ssm_proxy.emulator.options import Node
+from ssm_proxy.emulator.options import ECS_PREFIX, Node
 from ssm_proxy.emulator.session_table import OWNER, Session, SessionTable
 
 Answer = dict[str, Any]
 _DOCUMENT_NAME: Final = r"[a-zA-Z0-9_\-.:/]{3,128}"
-_DEFAULT_DOCUMENT: Final = "SSM-SessionManagerRunShell"
-_ACTIVE: Final = frozenset({"Connected", "Connecting", "Disconnected"})
+_ACTIVE: Final = frozenset({"Connected", "Connecting", "Disconnected", "Terminating"})
 
 
 class ServiceError(Exception):
@@ -39,6 +44,20 @@ class ServiceError(Exception):
         self.error_type = error_type
         self.message = message
         self.status = status
+
+
+def check_allowed(faults: Faults, service: str, operation: str) -> None:
+    """Refuse an operation that the fault ``deny`` names.
+
+    Raises:
+        ServiceError: as IAM has it.
+    """
+    if operation in faults.deny.split(","):
+        raise ServiceError(
+            "AccessDeniedException",
+            f"User: {OWNER} is not authorized to perform: {service}:{operation} because no identity-based policy "
+            f"allows the {service}:{operation} action",
+        )
 
 
 class SessionStarter(Protocol):
@@ -58,6 +77,7 @@ class ControlPlane:
         sessions: the table they are kept in.
         data_plane: starts and ends what stands behind a session.
         faults: asked anew each time.
+        agent_version: what the agents of all nodes say they are.
     """
 
     def __init__(
@@ -68,12 +88,14 @@ class ControlPlane:
         sessions: SessionTable,
         data_plane: SessionStarter,
         faults: Callable[[], Faults],
+        agent_version: str = AGENT_VERSION,
     ) -> None:
         self._nodes = nodes
         self._documents = documents
         self._sessions = sessions
         self._data_plane = data_plane
         self._faults = faults
+        self._agent_version = agent_version
         self._start_calls = 0
         self._refused_resumes = 0
         self._operations: dict[str, Callable[[Mapping[str, Any]], Answer]] = {
@@ -99,19 +121,14 @@ class ControlPlane:
         method = self._operations.get(operation)
         if method is None:
             raise ServiceError("UnknownOperationException", f"The operation {operation} is not known.")
-        if operation in self._faults().deny.split(","):
-            raise ServiceError(
-                "AccessDeniedException",
-                f"User: {OWNER} is not authorized to perform: ssm:{operation} because no identity-based policy allows "
-                f"the ssm:{operation} action",
-            )
+        check_allowed(self._faults(), "ssm", operation)
         return method(request)
 
     # --- sessions ------------------------------------------------------------------------------------------------
 
     def _start_session(self, request: Mapping[str, Any]) -> Answer:
         target = _text(request, "Target", largest=400, required=True)
-        name = _text(request, "DocumentName", pattern=_DOCUMENT_NAME) or _DEFAULT_DOCUMENT
+        name = _text(request, "DocumentName", pattern=_DOCUMENT_NAME) or DEFAULT_DOCUMENT
         reason = _text(request, "Reason", largest=256, pattern=r".{1,256}")
         parameters = _parameters(request)
         limit = self._faults().throttle_start
@@ -123,15 +140,18 @@ class ControlPlane:
         if document is None:
             raise ServiceError("InvalidDocument", f"Document with name {name} does not exist.")
         try:
-            properties = resolve_properties(document, parameters)
+            check_parameters(document, parameters)
         except ParameterError as error:
             raise ServiceError("InvalidParameters", str(error)) from error
         node = self._nodes.get(target)
         if node is None or not node.is_online:
             raise ServiceError("TargetNotConnected", f"{target} is not connected.")
-        session = self._sessions.add(
-            node=node, document_name=name, document=document, properties=properties, reason=reason
-        )
+        resolved = resolve_document(document, parameters)
+        return self.add_session(node=node, document_name=name, document=resolved, reason=reason)
+
+    def add_session(self, **values: Any) -> Answer:
+        """Start a session that has been checked; the values are those of ``SessionTable.add``."""
+        session = self._sessions.add(**values)
         self._data_plane.session_started(session)
         return self._with_token(session)
 
@@ -192,7 +212,8 @@ class ControlPlane:
         return {"Target": target, "Status": "connected" if node is not None and node.is_online else "notconnected"}
 
     def _describe_instance_information(self, request: Mapping[str, Any]) -> Answer:
-        values = [_node_value(each) for each in self._nodes.values()]
+        nodes = [each for each in self._nodes.values() if not each.node_id.startswith(ECS_PREFIX)]
+        values = [_node_value(each, self._agent_version) for each in nodes]
         filters = [(each.get("Key"), each.get("Values")) for each in _list(request, "Filters")]
         filters += [(each.get("key"), each.get("valueSet")) for each in _list(request, "InstanceInformationFilterList")]
         members = {
@@ -215,14 +236,14 @@ class ControlPlane:
         return _without_none({"InstanceInformationList": page, "NextToken": token})
 
 
-def _node_value(node: Node) -> Answer:
+def _node_value(node: Node, agent_version: str) -> Answer:
     is_hybrid = node.node_id.startswith("mi-")
     return {
         "InstanceId": node.node_id,
         "PingStatus": "Online" if node.is_online else "ConnectionLost",
         "LastPingDateTime": time.time() if node.is_online else time.time() - 3 * 3600,
-        "AgentVersion": AGENT_VERSION,
-        "IsLatestVersion": True,
+        "AgentVersion": agent_version,
+        "IsLatestVersion": agent_version == AGENT_VERSION,
         "PlatformType": "Linux",
         "PlatformName": "Emulator",
         "PlatformVersion": "1",

@@ -53,9 +53,12 @@ class Faults:
     deny: str = _fault("", "operations answered with AccessDeniedException, joined by commas")
     pause_publication_s: float = _fault(0.0, "tell agent and client to pause, once in each session, for so long")
     stall_agent_s: float = _fault(0.0, "let the agent do nothing, once in each session, for so long")
-    idle_timeout_s: float = _fault(1200.0, "end sessions without stream data for so long, as the service does")
+    idle_timeout_s: float = _fault(1200.0, "end sessions without stream data for so long, unless their document says")
     refused_delay_s: float = _fault(0.0, "report a refused port so late; the real agent takes 60")
-    dial_delay_s: float = _fault(0.0, "wait between HandshakeComplete and the connection to the port")
+    agent_waits: float = _fault(
+        1.0, "factor for the agent's own waits: 1 s before a shell's output, 1 to 3 s before a failed start is told"
+    )
+    dial_delay_s: float = _fault(0.0, "wait so long before each connection to the port")
     discard_after_handshake_ms: float = _fault(
         0.0, "acknowledge input and throw it away for so long after HandshakeComplete, as the real agent may"
     )

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from ssm_proxy.emulator.addresses import Address
+from ssm_proxy.emulator.agent_features import AGENT_VERSION
 from ssm_proxy.emulator.documents import SessionDocument
 from ssm_proxy.emulator.faults import Faults
 from ssm_proxy.errors import UsageError
@@ -16,6 +19,8 @@ REAL_PACE_S = 0.001
 
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(us|ms|s)", re.ASCII)
 _UNIT_S = {"us": 1e-6, "ms": 1e-3, "s": 1.0}
+_AGENT_VERSION = re.compile(r"[0-9]{1,6}(\.[0-9]{1,6}){3}", re.ASCII)
+_ECS_NAMES = re.compile(r"([A-Za-z0-9_-]{1,255})/([A-Za-z0-9_-]{1,255})", re.ASCII)
 _NODE_ID = re.compile(r"[A-Za-z0-9_.:/-]{1,400}", re.ASCII)
 
 
@@ -40,7 +45,15 @@ class Node:
     """Host and port; None is the embedded SSH server. Other ports of the node are those of 127.0.0.1."""
     is_online: bool = True
     """False: known to the service, but its agent is not connected."""
+    hosts: Mapping[str, Address | str] = field(default_factory=dict)
+    """What names of remote hosts stand for, seen from this node: an IP address, or one with the port that is dialled
+    instead of the one asked for. Other names are looked up on this machine."""
+    ecs_names: tuple[str, str] = ("app", "app")
+    """For a container of ECS: the names of its service and of itself."""
 
+
+ECS_PREFIX = "ecs:"
+"""How the id of a container of ECS begins: ``ecs:CLUSTER_TASK_RUNTIME``."""
 
 DEFAULT_NODES = (Node(node_id="i-0123456789abcdef0"), Node(node_id="mi-0123456789abcdef0"))
 
@@ -66,7 +79,9 @@ class EmulatorOptions:
     seed: int = 0
     token_lifetime_s: float = 60.0
     documents: Mapping[str, SessionDocument] = field(default_factory=dict)
-    """Further session documents by name, beside those of the service."""
+    """Further session documents by name, beside those of the service, or instead of them."""
+    agent_version: str = AGENT_VERSION
+    """What the agents say they are, and behave like: four numbers."""
 
 
 def parse_pacing(text: str) -> float:
@@ -85,8 +100,19 @@ def parse_pacing(text: str) -> float:
     return float(match[1]) * _UNIT_S[match[2]]
 
 
+def parse_agent_version(text: str) -> str:
+    """Give the text back if it is the version of an agent.
+
+    Raises:
+        UsageError: it is not four numbers.
+    """
+    if not _AGENT_VERSION.fullmatch(text):
+        raise UsageError(f"'{text}' is no agent version", hint="an example: --agent-version 2.3.700.0")
+    return text
+
+
 def parse_node(text: str) -> Node:
-    """Read ``ID``, ``ID=HOST:PORT`` or ``ID=offline``.
+    """Read ``ID``, ``ID=HOST:PORT`` or ``ID=offline``; for a container of ECS also ``ID=SERVICE/CONTAINER``.
 
     Raises:
         UsageError: the text has another form.
@@ -98,10 +124,34 @@ def parse_node(text: str) -> Node:
         return Node(node_id=node_id)
     if rest == "offline":
         return Node(node_id=node_id, is_online=False)
+    if node_id.startswith(ECS_PREFIX) and (names := _ECS_NAMES.fullmatch(rest)) is not None:
+        return Node(node_id=node_id, ecs_names=(names[1], names[2]))
     host, separator, port = rest.rpartition(":")
     if not separator or not host or not port.isascii() or not port.isdigit() or not 0 < int(port) < 65536:
         raise UsageError(f"'{rest}' is no HOST:PORT", hint=f"an example: --node {node_id}=127.0.0.1:2222")
     return Node(node_id=node_id, ssh_address=(host.removeprefix("[").removesuffix("]"), int(port)))
+
+
+def parse_remote_host(text: str) -> tuple[str, Address | str]:
+    """Read ``NAME=ADDRESS`` or ``NAME=ADDRESS:PORT``, the address of version 6 before a port in brackets.
+
+    Raises:
+        UsageError: the text has another form.
+    """
+    name, _, rest = text.partition("=")
+    address, separator, port = rest.rpartition(":")
+    is_bare = not separator or (":" in address and not address.endswith("]"))
+    if is_bare:
+        address, port = rest, "1"
+    try:
+        ipaddress.ip_address(address.removeprefix("[").removesuffix("]"))
+        if not name or not port.isascii() or not port.isdigit() or not 0 < int(port) < 65536:
+            raise ValueError
+    except ValueError:
+        hint = "an example: --remote-host db.internal=127.0.0.1:15432"
+        raise UsageError(f"'{text}' is no remote host and its address", hint=hint) from None
+    address = address.removeprefix("[").removesuffix("]")
+    return name, address if is_bare else (address, int(port))
 
 
 def parse_credentials(text: str) -> Credentials:

@@ -10,18 +10,23 @@ import datetime
 import functools
 import json
 import logging
+import re
 import time
 import uuid
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from ssm_proxy.emulator.agent_session import AgentSession, Dial
+from ssm_proxy.emulator.agent_features import Feature, agent_has
+from ssm_proxy.emulator.agent_session import AgentSession
 from ssm_proxy.emulator.client_connection import ClientConnection
+from ssm_proxy.emulator.encryption import AgentEncryption, CallKms
 from ssm_proxy.emulator.faults import Faults
+from ssm_proxy.emulator.plugins import Dial
 from ssm_proxy.emulator.session_table import Session
 from ssm_proxy.wire.agent_message import AgentMessage, encode_agent_message
-from ssm_proxy.wire.constants import HEADER_LENGTH, SHORT_HEADER_LENGTH, SYN_FIN, MessageType
+from ssm_proxy.wire.constants import HEADER_LENGTH, SHORT_HEADER_LENGTH, SYN_FIN, MessageType, SessionType
 from ssm_proxy.wire.payloads import ChannelClosedPayload, encode_channel_closed
+from ssm_proxy.wire.shell_payloads import decode_agent_session_state
 
 _LOG = logging.getLogger("ssm_proxy.emulator.service")
 _LINGER_S: Final = 0.5
@@ -37,8 +42,10 @@ class SessionRelay:
         session: its status follows what happens here.
         address_of: where ports of the node are.
         pace_s: the agent's pause.
+        agent_version: what the agent says it is.
         faults: asked anew each time.
         ended: called once, with status and text, when the session is over.
+        call_kms: the agent's way to KMS.
     """
 
     def __init__(
@@ -47,8 +54,10 @@ class SessionRelay:
         *,
         address_of: Dial,
         pace_s: float,
+        agent_version: str,
         faults: Callable[[], Faults],
         ended: Callable[[str, str], None],
+        call_kms: CallKms,
     ) -> None:
         self.session = session
         self._faults = faults
@@ -63,15 +72,30 @@ class SessionRelay:
         self.agent = AgentSession(
             session_id=session.session_id,
             document=session.document,
-            properties=session.properties,
             address_of=address_of,
+            hosts=session.node.hosts,
             uplink=self,
             pace_s=pace_s,
+            agent_version=agent_version,
             faults=faults,
             defects=session.defects,
             counts=session.counts,
+            encryption=self._encryption(agent_version, call_kms),
         )
         self._is_agent_started = False
+
+    def _encryption(self, agent_version: str, call_kms: CallKms) -> AgentEncryption | None:
+        document = self.session.document
+        can_encrypt = agent_has(agent_version, Feature.HANDSHAKE)
+        if not document.kms_key_id or not can_encrypt or document.session_type == SessionType.PORT:  # (12.25)
+            return None
+        return AgentEncryption(
+            key_id=document.kms_key_id,
+            session_id=self.session.session_id,
+            target=self.session.node.node_id,
+            agent_version=agent_version,
+            call_kms=call_kms,
+        )
 
     # --- the client's side ---------------------------------------------------------------------------------------
 
@@ -87,7 +111,9 @@ class SessionRelay:
         self._client = connection
         self.session.connections += 1
         self.session.status = "Connected" if self._is_agent_started else "Connecting"
-        if not self._is_agent_started:
+        if self.session.document.flaw:
+            _LOG.warning("= %s the agent drops it: %s", self.session.session_id, self.session.document.flaw)
+        elif not self._is_agent_started:
             self._is_agent_started = self._is_agent_here = True
             self.tell_client(MessageType.START_PUBLICATION)
             self.agent.start()
@@ -119,13 +145,14 @@ class SessionRelay:
 
     async def room_for_input(self) -> None:
         if not self.agent.has_room:
-            await self.agent.room()
+            await self.agent.room_for_input()
 
     # --- the agent's side (its uplink) ---------------------------------------------------------------------------
 
     def send(self, messages: Sequence[bytes]) -> None:
         if messages and messages[0].startswith(_STATE, 4):
-            self.session.status = "Connected"  # for the service alone, never forwarded (11.8)
+            # For the service alone, never forwarded (11.8).
+            self.session.status = decode_agent_session_state(messages[0][HEADER_LENGTH + 4 :]).state
             return
         if self._client is None or not self._is_agent_here:
             return  # dropped: both ends survive loss (13)
@@ -248,14 +275,22 @@ class SessionRelay:
                 tell(MessageType.PAUSE_PUBLICATION)
                 self._later(faults.pause_publication_s, functools.partial(tell, MessageType.START_PUBLICATION))
 
-    def check_idle(self) -> None:
+    def watch_limits(self) -> None:
+        """Begin to watch the limits of the document, or the service's own (9.1)."""
+        self._check_idle()
+        most = _minutes(self.session.document.inputs.get("maxSessionDuration"))
+        if most:
+            text = f"Your session was terminated because it reached its maximum duration of {most:g} minutes."
+            self._later(60 * most, functools.partial(self.finish, "Terminated", text))
+
+    def _check_idle(self) -> None:
         """End the session if no stream data has passed for too long, else look again in time."""
-        limit = self._faults().idle_timeout_s
+        limit = 60 * _minutes(self.session.document.inputs.get("idleSessionTimeout")) or self._faults().idle_timeout_s
         quiet = self._loop.time() - self._last_stream
         if limit and quiet >= limit:
             self.finish("Terminated", f"Your session timed out due to inactivity of {limit:g} seconds.")
             return
-        self._later(min(1.0, limit - quiet) if limit else 1.0, self.check_idle)
+        self._later(min(1.0, limit - quiet) if limit else 1.0, self._check_idle)
 
     def _later(self, seconds: float, call: Callable[[], object]) -> None:
         def run() -> None:
@@ -264,3 +299,10 @@ class SessionRelay:
 
         timer = self._loop.call_later(seconds, run)
         self._timers.add(timer)
+
+
+def _minutes(value: object) -> float:
+    """Read an input of a document; 0 for none, or for one that is no number."""
+    if not isinstance(value, str) or not re.fullmatch(r"[0-9]{1,6}(\.[0-9]{1,6})?", value):
+        return 0.0
+    return float(value)

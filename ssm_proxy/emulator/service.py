@@ -12,6 +12,7 @@ import re
 import ssl
 import uuid
 from collections import Counter
+from collections.abc import Callable
 from typing import Any, Final
 from urllib.parse import quote
 
@@ -21,7 +22,9 @@ from ssm_proxy.emulator.client_connection import ClientConnection, make_websocke
 from ssm_proxy.emulator.control_plane import ControlPlane, ServiceError
 from ssm_proxy.emulator.counts import ChannelCounts, SessionSnapshot
 from ssm_proxy.emulator.documents import SERVICE_DOCUMENTS
+from ssm_proxy.emulator.ecs import EcsControlPlane
 from ssm_proxy.emulator.faults import MANNERS, SIDES, Faults, change_faults
+from ssm_proxy.emulator.kms import KeyService
 from ssm_proxy.emulator.options import Credentials, EmulatorOptions, Node
 from ssm_proxy.emulator.relay import SessionRelay
 from ssm_proxy.emulator.session_table import Session, SessionTable
@@ -63,7 +66,16 @@ class EmulatedService:
             sessions=self._table,
             data_plane=self,
             faults=self.get_faults,
+            agent_version=options.agent_version,
         )
+        self._key_service = KeyService(region=options.region, faults=self.get_faults)
+        ecs = EcsControlPlane(nodes=self.nodes, add_session=self._control_plane.add_session, faults=self.get_faults)
+        self._apis: dict[str, tuple[str, Callable[[str, dict[str, Any]], dict[str, Any]]]] = {
+            "AmazonSSM": ("ssm", self._control_plane.call),
+            "AmazonEC2ContainerServiceV20141113": ("ecs", ecs.call),
+            "TrentService": ("kms", self._key_service.call),
+        }
+        """By the first part of X-Amz-Target: the service's name in signatures, and who answers."""
         self._runner: web.AppRunner | None = None
         self._scheme = "http"
         self.authority = ""
@@ -181,11 +193,13 @@ class EmulatedService:
             session,
             address_of=lambda port: self._address_of(session.node, port),
             pace_s=self._options.agent_pace_s,
+            agent_version=self._options.agent_version,
             faults=self.get_faults,
             ended=lambda status, details: self._session_ended(session, status, details),
+            call_kms=self._key_service.call,
         )
         self._relays[session.session_id] = relay
-        relay.check_idle()
+        relay.watch_limits()
         _LOG.info("= %s started: %s for %s", session.session_id, session.document_name, session.node.node_id)
 
     def terminate(self, session: Session) -> None:
@@ -212,11 +226,11 @@ class EmulatedService:
 
     async def _answer_call(self, request: web.Request) -> web.Response:
         body = await request.read()
-        target = request.headers.get("X-Amz-Target", "")
-        operation = target.partition(".")[2]
+        target, _, operation = request.headers.get("X-Amz-Target", "").partition(".")
+        service, call = self._apis.get(target, ("ssm", None))
         try:
-            self._verify(request, body, "ssm")
-            if not target.startswith("AmazonSSM.") or not request.content_type.startswith("application/x-amz-json"):
+            self._verify(request, body, service)
+            if call is None or not request.content_type.startswith("application/x-amz-json"):
                 raise ServiceError("UnknownOperationException", "")
             try:
                 values = json.loads(body or b"{}")
@@ -226,16 +240,17 @@ class EmulatedService:
                 raise ServiceError("SerializationException", "The request is not a JSON object.")
             if operation == "ResumeSession":
                 await asyncio.sleep(self._faults.resume_delay_s)
-            answer = self._control_plane.call(operation, values)
+            answer = call(operation, values)
         except SignatureRefused as refusal:
             return self._error(operation, refusal.error_type, refusal.message, 400)
         except ServiceError as error:
             return self._error(operation, error.error_type, error.message, error.status)
         _LOG.info("< %s 200", operation)
-        if "StreamUrl" in answer:
-            # The name that the client knows us by may differ from the address that we listen on.
-            scheme = "wss" if self._scheme == "https" else "ws"
-            answer["StreamUrl"] = f"{scheme}://{request.host}{answer['StreamUrl']}"
+        # The name that the client knows us by may differ from the address that we listen on.
+        scheme = "wss" if self._scheme == "https" else "ws"
+        for values, name in ((answer, "StreamUrl"), (answer.get("session", {}), "streamUrl")):
+            if name in values:
+                values[name] = f"{scheme}://{request.host}{values[name]}"
         return _json_answer(answer, 200)
 
     @staticmethod

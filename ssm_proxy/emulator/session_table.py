@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Final
 
 from ssm_proxy.emulator.counts import ChannelCounts, SessionSnapshot
-from ssm_proxy.emulator.documents import SessionDocument
+from ssm_proxy.emulator.documents import ResolvedDocument
 from ssm_proxy.emulator.options import Node
 
 CALLER: Final = "emulator"
@@ -25,8 +25,7 @@ class Session:
     session_id: str
     node: Node
     document_name: str
-    document: SessionDocument
-    properties: dict[str, str] | None
+    document: ResolvedDocument
     reason: str
     start_date: float
     status: str = "Connecting"
@@ -73,16 +72,15 @@ class SessionTable:
         *,
         node: Node,
         document_name: str,
-        document: SessionDocument,
-        properties: dict[str, str] | None,
+        document: ResolvedDocument,
         reason: str,
+        owner: str = CALLER,
     ) -> Session:
         session = Session(
-            session_id=f"{CALLER}-{secrets.token_hex(9)[:17]}",
+            session_id=f"{owner}-{secrets.token_hex(9)[:17]}",
             node=node,
             document_name=document_name,
             document=document,
-            properties=properties,
             reason=reason,
             start_date=time.time(),
         )

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import fcntl
 import logging
 import os
 import pwd
 import signal
-import struct
 import sys
-import termios
 from asyncio.subprocess import Process
 from collections.abc import Coroutine
 from pathlib import Path
@@ -19,15 +16,17 @@ from typing import Any, Final, Protocol
 
 import asyncssh
 
+from ssm_proxy.emulator.terminal import (
+    TAKE_TERMINAL,
+    home_folder,
+    login_environment,
+    set_terminal_size,
+    signal_group,
+)
+
 _LOG = logging.getLogger("ssm_proxy.emulator.ssh")
 _PIECE_BYTES: Final = 65_536
 _AFTER_EXIT_S: Final = 1.0
-_TAKE_TERMINAL: Final = (
-    "import fcntl,os,sys,termios;fcntl.ioctl(0,termios.TIOCSCTTY,0);os.execv(sys.argv[1],sys.argv[2:])"
-)
-"""Runs in a fresh interpreter between fork and shell. A preexec_fn would run in the forked copy of a process with
-threads, which is not safe."""
-_KEPT_VARIABLES: Final = ("PATH", "LANG", "TZ", "TMPDIR")
 
 SshProcess = asyncssh.SSHServerProcess[bytes]
 
@@ -70,7 +69,7 @@ async def _run_with_pipes(process: SshProcess, shell: str, arguments: list[str])
         stderr=asyncio.subprocess.PIPE,
         start_new_session=True,
         cwd=home_folder(),
-        env=_environment(process, shell),
+        env=_environment(process),
         limit=_PIECE_BYTES,
     )
     assert child.stdin is not None
@@ -86,16 +85,16 @@ async def _run_with_terminal(process: SshProcess, shell: str, arguments: list[st
         leader_file = stack.enter_context(os.fdopen(leader, "r+b", buffering=0))
         writing_end = stack.enter_context(os.fdopen(os.dup(leader), "r+b", buffering=0))
         with os.fdopen(follower, "r+b", buffering=0):
-            _set_size(leader, process.term_size)
+            set_terminal_size(leader, process.term_size)
             child = await asyncio.create_subprocess_exec(
                 sys.executable,
-                *("-I", "-S", "-c", _TAKE_TERMINAL, shell, *arguments),
+                *("-I", "-S", "-c", TAKE_TERMINAL, shell, *arguments),
                 stdin=follower,
                 stdout=follower,
                 stderr=follower,
                 start_new_session=True,
                 cwd=home_folder(),
-                env=_environment(process, shell),
+                env=_environment(process),
             )
         loop = asyncio.get_running_loop()
         reader = asyncio.StreamReader(limit=_PIECE_BYTES)
@@ -124,22 +123,22 @@ async def _attend(
     try:
         await asyncio.wait({pumping, gone}, return_when=asyncio.FIRST_COMPLETED)
         if not pumping.done():
-            _signal_group(child, signal.SIGHUP)
+            signal_group(child, signal.SIGHUP)
             await asyncio.wait({pumping}, timeout=_AFTER_EXIT_S)
         elif pumping.exception() is not None:
-            _signal_group(child, signal.SIGHUP)
+            signal_group(child, signal.SIGHUP)
         ending = asyncio.ensure_future(_exited(child))
         tasks.append(ending)
         await asyncio.wait({ending, gone}, return_when=asyncio.FIRST_COMPLETED)
         if not ending.done():
-            _signal_group(child, signal.SIGHUP)
+            signal_group(child, signal.SIGHUP)
             await asyncio.wait({ending}, timeout=_AFTER_EXIT_S)
     finally:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         if child.returncode is None:
-            _signal_group(child, signal.SIGKILL)
+            signal_group(child, signal.SIGKILL)
             await child.wait()
         # asyncio keeps the pipes of a child that is dead until they were read to their end, which a reader that was
         # told to pause never does; there is no public way to say that nobody will.
@@ -164,15 +163,15 @@ async def _feed(process: SshProcess, child: Process, writer: asyncio.StreamWrite
                 data = await process.stdin.read(_PIECE_BYTES)
             except asyncssh.TerminalSizeChanged as change:
                 if terminal is not None:
-                    _set_size(terminal, change.term_size)
+                    set_terminal_size(terminal, change.term_size)
                 continue
             except asyncssh.BreakReceived:
-                _signal_group(child, signal.SIGINT)
+                signal_group(child, signal.SIGINT)
                 continue
             except asyncssh.SignalReceived as received:
                 number = getattr(signal, f"SIG{received.signal}", None)
                 if isinstance(number, signal.Signals):
-                    _signal_group(child, number)
+                    signal_group(child, number)
                 continue
             if not data:
                 break
@@ -196,28 +195,9 @@ async def _pump(reader: _ByteReader, writer: _ByteWriter) -> None:
         await writer.drain()
 
 
-def _signal_group(child: Process, number: signal.Signals) -> None:
-    if child.returncode is None:
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(child.pid, number)
-
-
-def _set_size(terminal: int, size: tuple[int, int, int, int]) -> None:
-    columns, rows, width, height = size
-    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, width, height))
-
-
-def home_folder() -> str:
-    """Give the home of the node's users: that of whoever started the emulator, or what its HOME says."""
-    home = os.path.expanduser("~")
-    return home if os.path.isdir(home) else "/"
-
-
-def _environment(process: SshProcess, shell: str) -> dict[str, str]:
+def _environment(process: SshProcess) -> dict[str, str]:
     """Give a login's environment, with what an ordinary server accepts from the client."""
-    user = pwd.getpwuid(os.getuid())
-    environment = {name: os.environ[name] for name in _KEPT_VARIABLES if name in os.environ}
-    environment |= {"HOME": home_folder(), "USER": user.pw_name, "LOGNAME": user.pw_name, "SHELL": shell}
+    environment = login_environment()
     for name, value in process.env.items():
         text_name, text = _text(name), _text(value)
         if text_name in ("LANG", "GIT_PROTOCOL") or text_name.startswith("LC_"):

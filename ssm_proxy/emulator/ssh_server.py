@@ -12,7 +12,8 @@ from pathlib import Path
 
 import asyncssh
 
-from ssm_proxy.emulator.ssh_process import home_folder, run_process
+from ssm_proxy.emulator.ssh_process import run_process
+from ssm_proxy.emulator.terminal import home_folder
 
 
 class _Server(asyncssh.SSHServer):

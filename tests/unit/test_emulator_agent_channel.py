@@ -13,8 +13,8 @@ from emulator_peer import acknowledge_of, input_message
 
 from ssm_proxy.emulator.agent_channel import AgentChannel
 from ssm_proxy.emulator.counts import ChannelCounts
-from ssm_proxy.emulator.documents import SERVICE_DOCUMENTS
-from ssm_proxy.emulator.handshake import AGENT_VERSION, AgentHandshake, State
+from ssm_proxy.emulator.documents import ResolvedDocument
+from ssm_proxy.emulator.handshake import AgentHandshake, State
 from ssm_proxy.wire.agent_message import AgentMessage, decode_agent_message, encode_agent_message
 from ssm_proxy.wire.constants import PayloadType
 from ssm_proxy.wire.payloads import decode_acknowledge
@@ -88,8 +88,9 @@ def test_handshake_payloads_equal_those_of_the_real_agent() -> None:
         for frame in map(json.loads, RECORDING.read_text().splitlines())
         if frame.get("payload_type") in (5, 6, 7)
     }
-    handshake = AgentHandshake(SERVICE_DOCUMENTS["AWS-StartSSHSession"], {"portNumber": "8122"}, Counter())
-    assert handshake.request() == recorded[5].replace(b"3.3.0.0", AGENT_VERSION.encode())
+    document = ResolvedDocument(session_type="Port", properties={"portNumber": "8122"})
+    handshake = AgentHandshake(document, "3.3.0.0", Counter())
+    assert handshake.request() == recorded[5]
     assert handshake.take_input(PayloadType.HANDSHAKE_RESPONSE, recorded[6])
     assert handshake.state is State.ANSWERED
     assert not handshake.failure

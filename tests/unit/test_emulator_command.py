@@ -20,7 +20,7 @@ from emulator_peer import NODE, ssm_client
 
 from ssm_proxy.cli.commands import emulator as command
 from ssm_proxy.emulator import Emulator, EmulatorOptions, Node
-from ssm_proxy.emulator.options import parse_credentials, parse_node, parse_pacing
+from ssm_proxy.emulator.options import parse_credentials, parse_node, parse_pacing, parse_remote_host
 from ssm_proxy.errors import ConfigurationError, UsageError
 
 pytestmark = pytest.mark.integration  # real sockets in real time: not for the quick check
@@ -106,6 +106,15 @@ def test_the_conversation_is_logged_without_secrets() -> None:
     assert answer["TokenValue"] not in log
 
 
+def test_documents_of_the_account_and_the_version_of_the_agents(tmp_path: Path) -> None:
+    (tmp_path / "Company-Shell.json").write_text('{"schemaVersion": "1.0", "sessionType": "Standard_Stream"}')
+    with running("--json", "--documents", str(tmp_path), "--agent-version", "2.3.700.0") as process:
+        assert process.stdout is not None
+        client = ssm_client(json.loads(process.stdout.readline())["environment"])
+        assert client.start_session(Target=NODE, DocumentName="Company-Shell")["TokenValue"]
+        assert client.describe_instance_information()["InstanceInformationList"][0]["AgentVersion"] == "2.3.700.0"
+
+
 def test_the_help_lists_every_option_and_fault(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
         parse("--help")
@@ -122,9 +131,12 @@ def test_the_help_lists_every_option_and_fault(capsys: pytest.CaptureFixture[str
         ("--node", "i-0=nowhere"),
         ("--node", "=x:1"),
         ("--agent-pacing", "8"),
+        ("--remote-host", "db.internal=other.internal"),
         ("--fault", "lose=2"),
         ("--credentials", "KEY"),
         ("--port", "70000"),
+        ("--agent-version", "3.3"),
+        ("--documents", "/nowhere/Missing.json"),
     ],
 )
 def test_wrong_options_are_refused_before_anything_starts(arguments: tuple[str, str]) -> None:
@@ -188,6 +200,38 @@ def test_nodes(text: str, node: Node) -> None:
 @pytest.mark.parametrize(("text", "pace_s"), [("real", 0.001), ("none", 0), ("8ms", 0.008), ("1.5s", 1.5)])
 def test_pacing(text: str, pace_s: float) -> None:
     assert parse_pacing(text) == pytest.approx(pace_s)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("db.internal=127.0.0.1", ("db.internal", "127.0.0.1")),
+        ("db.internal=127.0.0.1:15432", ("db.internal", ("127.0.0.1", 15432))),
+        ("db.internal=::1", ("db.internal", "::1")),
+        ("db.internal=[::1]:15432", ("db.internal", ("::1", 15432))),
+    ],
+)
+def test_remote_hosts(text: str, expected: object) -> None:
+    assert parse_remote_host(text) == expected
+
+
+@pytest.mark.parametrize("text", ["", "db", "=127.0.0.1", "db=", "db=127.0.0.1:0", "db=127.0.0.1:x", "db=[::1]:70000"])
+def test_what_is_no_remote_host(text: str) -> None:
+    with pytest.raises(UsageError, match="no remote host"):
+        parse_remote_host(text)
+
+
+def test_remote_hosts_are_known_on_all_nodes(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[EmulatorOptions] = []
+
+    def stop_here(options: EmulatorOptions) -> Emulator:
+        seen.append(options)
+        raise UsageError("far enough")
+
+    monkeypatch.setattr("ssm_proxy.emulator.Emulator", stop_here)
+    with pytest.raises(UsageError, match="far enough"):
+        command.run(parse("--node", "i-1", "--node", "i-2", "--remote-host", "db.internal=127.0.0.1"))
+    assert [node.hosts for node in seen[0].nodes] == [{"db.internal": "127.0.0.1"}] * 2
 
 
 def test_credentials_are_never_quoted() -> None:

@@ -16,7 +16,7 @@ from emulator_peer import NODE, ssm_client
 
 from ssm_proxy.emulator import Credentials, Emulator, EmulatorOptions, Faults, Node
 from ssm_proxy.emulator.control_plane import ControlPlane, ServiceError
-from ssm_proxy.emulator.documents import SERVICE_DOCUMENTS
+from ssm_proxy.emulator.documents import ResolvedDocument
 from ssm_proxy.emulator.service import _version
 from ssm_proxy.emulator.session_table import SessionTable
 
@@ -71,7 +71,7 @@ def test_start_session_is_refused_as_by_the_service(client: Any) -> None:
     assert error_of(start, **SSH | {"Target": "i-0000"}) == ("TargetNotConnected", "i-0000 is not connected.", 400)
     assert error_of(start, **SSH | {"Target": "i-0ff11ne"})[0] == "TargetNotConnected"
     assert error_of(start, Target=NODE, DocumentName="AWS-Other")[1] == "Document with name AWS-Other does not exist."
-    assert error_of(start, Target=NODE)[0] == "InvalidDocument"
+    assert error_of(start, Target=NODE, DocumentName="AWS-StartInteractiveCommand")[0] == "InvalidParameters"
     for parameters in ({"portNumber": ["0"]}, {"portNumber": ["22", "23"]}, {"host": ["x"]}, {"portNumber": ["65536"]}):
         assert error_of(start, **SSH, Parameters=parameters)[0] == "InvalidParameters"
     assert error_of(start, **SSH | {"Target": "i" * 401})[0] == "ValidationException"
@@ -140,8 +140,8 @@ def test_unknown_operations(client: Any) -> None:
 def test_a_filter_whose_name_is_no_text_is_refused(operation: str, name: object) -> None:
     sessions = SessionTable(60.0)
     node = Node(node_id=NODE)
-    document = SERVICE_DOCUMENTS["AWS-StartSSHSession"]
-    sessions.add(node=node, document_name="AWS-StartSSHSession", document=document, properties=None, reason="")
+    document = ResolvedDocument(session_type="Port")
+    sessions.add(node=node, document_name="AWS-StartSSHSession", document=document, reason="")
     plane = ControlPlane(
         nodes={NODE: node}, documents={}, sessions=sessions, data_plane=Mock(spec_set=()), faults=Faults
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import logging
 import shlex
@@ -25,6 +26,7 @@ _EPILOG: Final = """\
 examples:
   ssm-proxy emulator --port 8022
   ssm-proxy emulator --node i-0123456789abcdef0=127.0.0.1:2222 --tls
+  ssm-proxy emulator --documents my-session-documents --agent-version 3.0.655.0
   ssm-proxy emulator --agent-pacing none --fault drop_after_bytes=5000000 --fault drop_manner=close-1000
   curl -d '{"delay_ms": 50}' http://127.0.0.1:8022/_emulator/faults
   curl -d '{"side": "client", "manner": "reset"}' http://127.0.0.1:8022/_emulator/drop
@@ -50,8 +52,17 @@ def add_parser(subparsers: Any) -> None:
         action="append",
         default=[],
         metavar="ID[=HOST:PORT]",
-        help="a managed node and what its port 22 is; ID=offline is one that is not connected; repeatable "
+        help="a managed node and what its port 22 is; ID=offline is one that is not connected; "
+        "ecs:CLUSTER_TASK_RUNTIME=SERVICE/CONTAINER is a container of ECS; repeatable "
         "(default: i-0123456789abcdef0 and mi-0123456789abcdef0 with the embedded SSH server)",
+    )
+    parser.add_argument(
+        "--remote-host",
+        action="append",
+        default=[],
+        metavar="NAME=ADDRESS[:PORT]",
+        help="what a name of a remote host stands for on all nodes, and perhaps the port to dial instead; repeatable "
+        "(default: names are looked up on this machine)",
     )
     parser.add_argument(
         "--credentials", metavar="KEY:SECRET[:TOKEN]", help="what signatures are checked against (default: emulator)"
@@ -71,6 +82,19 @@ def add_parser(subparsers: Any) -> None:
         default="real",
         metavar="real|none|TIME",
         help="pause of the agent after each message of at most 1024 bytes: real is 1ms (default), none, or such as 8ms",
+    )
+    parser.add_argument(
+        "--agent-version",
+        metavar="VERSION",
+        help="what the agents say they are, and behave like, such as 2.3.700.0 (default: 3.3.987.0)",
+    )
+    parser.add_argument(
+        "--documents",
+        action="append",
+        default=[],
+        type=Path,
+        metavar="FILE|FOLDER",
+        help="session documents of the account, as JSON in files named NAME.json; repeatable",
     )
     parser.add_argument(
         "--fault",
@@ -113,8 +137,16 @@ def run(arguments: argparse.Namespace) -> int:
     """
     try:
         from ssm_proxy import emulator
+        from ssm_proxy.emulator.document_files import load_documents
         from ssm_proxy.emulator.faults import parse_faults
-        from ssm_proxy.emulator.options import DEFAULT_NODES, parse_credentials, parse_node, parse_pacing
+        from ssm_proxy.emulator.options import (
+            DEFAULT_NODES,
+            parse_agent_version,
+            parse_credentials,
+            parse_node,
+            parse_pacing,
+            parse_remote_host,
+        )
     except ModuleNotFoundError as error:
         raise _not_installed(error) from error
     if not 0 <= arguments.port < 65536:
@@ -122,16 +154,21 @@ def run(arguments: argparse.Namespace) -> int:
     changes: dict[str, Any] = {}
     if arguments.credentials is not None:
         changes["credentials"] = parse_credentials(arguments.credentials)
+    if arguments.agent_version is not None:
+        changes["agent_version"] = parse_agent_version(arguments.agent_version)
+    nodes = tuple(parse_node(text) for text in arguments.node)
+    hosts = dict(parse_remote_host(text) for text in arguments.remote_host)
     options = emulator.EmulatorOptions(
         host=arguments.host or "127.0.0.1",
         port=arguments.port,
-        nodes=tuple(parse_node(text) for text in arguments.node) or DEFAULT_NODES,
+        nodes=tuple(dataclasses.replace(node, hosts=hosts) for node in nodes or DEFAULT_NODES),
         require_signed_open=arguments.require_signed_open,
         tls=arguments.tls,
         authorized_keys=arguments.authorized_keys,
         agent_pace_s=parse_pacing(arguments.agent_pacing),
         faults=parse_faults(arguments.fault),
         seed=arguments.seed,
+        documents=load_documents(arguments.documents),
         **changes,
     )
     _start_logging(arguments.verbose)
