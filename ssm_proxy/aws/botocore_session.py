@@ -32,9 +32,11 @@ BRIEF = Patience(attempts=2)
 """For ResumeSession: who reconnects pauses and tries again itself, and wants to notice when the network is back."""
 QUICK = Patience(connect_timeout=1.0, read_timeout=1.5, attempts=2)
 """For TerminateSession: a dying process waits for it."""
+PROMPT = Patience(connect_timeout=3.0, read_timeout=4.0, attempts=3)
+"""For data keys: the agent waits 15 s for the answer that they are part of."""
 _DEFAULT_ATTEMPTS = 6
-_SERVICES = frozenset({"ssm", "sts", "sso", "sso-oidc", "signin"})
-"""Those that are ever called: Systems Manager, and what the credential providers need."""
+_SERVICES = frozenset({"ssm", "ecs", "kms", "sts", "sso", "sso-oidc", "signin"})
+"""Those that are ever called: Systems Manager, ECS for names of tasks, KMS, and what the credential providers need."""
 
 
 class BotocoreSession:
@@ -50,7 +52,7 @@ class BotocoreSession:
         self._session = _create_session(profile, region)
         self._endpoint_url = endpoint_url
         self._lock = threading.Lock()
-        self._clients: dict[Patience, Any] = {}
+        self._clients: dict[tuple[str, Patience], Any] = {}
 
     @property
     def profile(self) -> str | None:
@@ -78,12 +80,12 @@ class BotocoreSession:
             return {}
         return found
 
-    def client(self, patience: Patience = PATIENT) -> Any:
-        """Give the Systems Manager client for calls of this patience, made on the first call."""
+    def client(self, patience: Patience = PATIENT, service: str = "ssm") -> Any:
+        """Give the client of a service for calls of this patience, made on the first call."""
         with self._lock:
-            if patience not in self._clients:
-                self._clients[patience] = self._create_client(patience)
-            return self._clients[patience]
+            if (service, patience) not in self._clients:
+                self._clients[service, patience] = self._create_client(service, patience)
+            return self._clients[service, patience]
 
     def signing_region(self) -> str:
         """Give the region that signatures name; ``fips-`` and ``-fips`` in a region's name are not part of it."""
@@ -123,7 +125,7 @@ class BotocoreSession:
         name: str | None = self._session.get_config_variable("region")
         return name or None
 
-    def _create_client(self, patience: Patience) -> Any:
+    def _create_client(self, service: str, patience: Patience) -> Any:
         from botocore.config import Config
 
         if self._configured_region() is None:
@@ -133,7 +135,8 @@ class BotocoreSession:
             read_timeout=patience.read_timeout,
             retries=None if patience.attempts is None else {"total_max_attempts": patience.attempts},
         )
-        return self._session.create_client("ssm", endpoint_url=self._endpoint_url, config=config)
+        endpoint_url = self._endpoint_url if service == "ssm" else None
+        return self._session.create_client(service, endpoint_url=endpoint_url, config=config)
 
 
 def _create_session(profile: str | None, region: str | None) -> Session:

@@ -20,10 +20,13 @@ class Call(NamedTuple):
     """One call to the control plane, or the signing of one opening."""
 
     operation: str
-    """As IAM names it without ``ssm:``; ``OpenDataChannel`` for the opening of the WebSocket."""
+    """As IAM names it without the service; ``OpenDataChannel`` for the opening of the WebSocket."""
     settings: Settings
     target: str | None = None
     document_name: str | None = None
+    service: str = "ssm"
+    """As IAM and botocore name it."""
+    kms_key_id: str | None = None
 
     @property
     def place(self) -> str:

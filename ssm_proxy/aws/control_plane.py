@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import Any, NamedTuple, Protocol
 from urllib.parse import urlsplit
 
-from ssm_proxy.aws.botocore_session import BRIEF, QUICK, BotocoreSession
+from ssm_proxy.aws.botocore_session import BRIEF, PROMPT, QUICK, BotocoreSession
 from ssm_proxy.aws.call import Call
 from ssm_proxy.aws.error_mapping import mapped_errors, needs_mfa_code
 from ssm_proxy.aws.opening import (
@@ -21,12 +21,14 @@ from ssm_proxy.aws.opening import (
     sign_opening,
 )
 from ssm_proxy.aws.service_errors import says_session_is_gone
-from ssm_proxy.errors import ConfigurationError, ControlPlaneError, SsmProxyError
-from ssm_proxy.secret import Secret
+from ssm_proxy.errors import ConfigurationError, ControlPlaneError, SsmProxyError, TargetNotFound
+from ssm_proxy.secret import DataKey, Secret
 
 __all__ = ["BotocoreControlPlane", "ControlPlane", "StartedSession", "WebSocketOpening"]
 
 logger = logging.getLogger("ssm_proxy.aws")
+
+_UNKNOWN_IN_ECS = frozenset({"ClusterNotFoundException", "InvalidParameterException", "ServiceNotFoundException"})
 
 
 class StartedSession(NamedTuple):
@@ -43,7 +45,7 @@ class ControlPlane(Protocol):
     """The service's side of a session's life. Every method may block for seconds: call from a worker thread."""
 
     def start_session(
-        self, *, target: str, document_name: str, parameters: Mapping[str, Sequence[str]], reason: str | None
+        self, *, target: str, document_name: str | None, parameters: Mapping[str, Sequence[str]], reason: str | None
     ) -> StartedSession:
         """Start a session on a managed node."""
         ...
@@ -54,6 +56,10 @@ class ControlPlane(Protocol):
 
     def terminate_session(self, session_id: str) -> None:
         """End a session for good; quick, because a dying process waits for it."""
+        ...
+
+    def generate_data_key(self, *, session_id: str, target: str, key_id: str, challenge: str | None) -> DataKey:
+        """Get a data key of KMS for a session; quick, because the agent waits for it."""
         ...
 
     def websocket_opening(self, stream_url: str) -> WebSocketOpening:
@@ -92,8 +98,19 @@ class BotocoreControlPlane:
         self._lock = threading.Lock()
         self._session: BotocoreSession | None = None
 
+    def resolve_target(self, text: str, notify: Callable[[str], None]) -> str:
+        """Give the id that StartSession takes for what the user wrote; only names of ECS tasks take calls.
+
+        Raises:
+            TargetError, TargetNotFound, TargetAmbiguous: see ``targets``.
+            SsmProxyError: the calls failed, as for ``start_session``.
+        """
+        from ssm_proxy.aws.targets import resolve_target
+
+        return resolve_target(text, lambda operation, request: self._call_ecs(text, operation, request), notify)
+
     def start_session(
-        self, *, target: str, document_name: str, parameters: Mapping[str, Sequence[str]], reason: str | None
+        self, *, target: str, document_name: str | None, parameters: Mapping[str, Sequence[str]], reason: str | None
     ) -> StartedSession:
         """Call StartSession; throttled and failed requests are repeated with growing random pauses.
 
@@ -105,9 +122,10 @@ class BotocoreControlPlane:
         check_stream_url(replace_endpoint("wss://stream.invalid/", self._stream_endpoint_url))
         request: dict[str, Any] = {
             "Target": target,
-            "DocumentName": document_name,
             "Parameters": {name: list(values) for name, values in parameters.items()},
         }
+        if document_name is not None:
+            request["DocumentName"] = document_name
         if reason:
             request["Reason"] = reason
         with self._call("StartSession", target=target, document_name=document_name) as session:
@@ -161,6 +179,27 @@ class BotocoreControlPlane:
                 if not says_session_is_gone(error.response):
                     raise
 
+    def generate_data_key(self, *, session_id: str, target: str, key_id: str, challenge: str | None) -> DataKey:
+        """Call GenerateDataKey of KMS, in the region and with the credentials of the session.
+
+        Args:
+            session_id: of the session.
+            target: as given to ``start_session``.
+            key_id: the KMS key, as the agent named it.
+            challenge: as the agent sent it, which is then part of the encryption context; None if it sent none.
+
+        Raises:
+            KmsFailed: KMS refused, and why.
+            ConfigurationError, ConnectFailed, TransportTimeout: as ``start_session``.
+
+        Source: docs/PROTOCOL.md sections 7.1 and 7.2.
+        """
+        from ssm_proxy.aws.kms import encryption_context, generate_data_key
+
+        with self._call("GenerateDataKey", service="kms", kms_key_id=key_id) as session:
+            client = session.client(PROMPT, "kms")
+            return generate_data_key(client, key_id, encryption_context(session_id, target, challenge))
+
     def websocket_opening(self, stream_url: str) -> WebSocketOpening:
         """Sign the opening of the WebSocket with credentials as they are now.
 
@@ -189,16 +228,41 @@ class BotocoreControlPlane:
                 proxy_url=proxy,
             )
 
+    def _call_ecs(self, target: str, operation: str, request: Mapping[str, Any]) -> Mapping[str, Any]:
+        with self._call(operation, target=target, service="ecs") as session:
+            from botocore.exceptions import ClientError
+
+            client = session.client(service="ecs")
+            method = {"ListTasks": client.list_tasks, "DescribeTasks": client.describe_tasks}[operation]
+            try:
+                answer: Mapping[str, Any] = method(**request)
+            except ClientError as error:
+                details = error.response.get("Error", {})
+                if details.get("Code") in _UNKNOWN_IN_ECS:
+                    raise TargetNotFound(
+                        f"ECS does not know '{target}'",
+                        cause=f"{details.get('Code')}: {details.get('Message')}",
+                        hint="check region and account, and the names: aws ecs list-clusters; aws ecs list-services",
+                    ) from error
+                raise
+            return answer
+
     def _before_send(self, **_: object) -> None:
         if self._sending_start is not None:
             self._sending_start()
 
     @contextmanager
     def _call(
-        self, operation: str, *, target: str | None = None, document_name: str | None = None
+        self,
+        operation: str,
+        *,
+        target: str | None = None,
+        document_name: str | None = None,
+        service: str = "ssm",
+        kms_key_id: str | None = None,
     ) -> Iterator[BotocoreSession]:
         session = self._open()
-        call = Call(operation=operation, settings=session, target=target, document_name=document_name)
+        call = Call(operation, session, target, document_name, service, kms_key_id)
         logger.debug("%s.started", operation)
         try:
             with mapped_errors(call):

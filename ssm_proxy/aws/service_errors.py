@@ -46,7 +46,6 @@ _THROTTLED = frozenset(
 )
 _DOCUMENT = frozenset({"InvalidDocument", "InvalidDocumentVersion", "InvalidDocumentContent"})
 _TIME_WORDS = ("signature expired", "not yet current", "skew", "clock")
-_OUR_CALLS = frozenset({"StartSession", "ResumeSession", "TerminateSession"})
 
 
 def from_answer(response: Mapping[str, Any], operation: str, call: Call) -> SsmProxyError:
@@ -63,15 +62,21 @@ def from_answer(response: Mapping[str, Any], operation: str, call: Call) -> SsmP
     signed = _from_signature(code, text, cause, call)
     if signed is not None:
         return signed
-    if operation not in _OUR_CALLS:
+    if operation != call.operation:
         return ConfigurationError(
             f"could not get AWS credentials: {operation} was refused",
             cause=cause,
             hint=f"check the role and the login of the profile, with: aws sts get-caller-identity{call.profile_option}",
         )
+    if call.service == "kms":
+        from ssm_proxy.aws.kms import refusal
+
+        return refusal(code, cause, call)
     if code in _DENIED:
         return AccessDenied(
-            f"access denied: ssm:{operation}{_on(call)} ({call.place})", cause=cause, hint=_permission_hint(call)
+            f"access denied: {call.service}:{operation}{_on(call)} ({call.place})",
+            cause=cause,
+            hint=_permission_hint(call),
         )
     if code == "TargetNotConnected":
         return TargetNotConnected(
@@ -159,6 +164,8 @@ def _on(call: Call) -> str:
 
 
 def _permission_hint(call: Call) -> str:
+    if call.service != "ssm":
+        return f"the IAM policy has to allow {call.service}:{call.operation}"
     if call.operation == "StartSession":
         return (
             "the IAM policy has to allow ssm:StartSession both on the node and on the document "

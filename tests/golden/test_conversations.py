@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import json
+import sys
 
 import pytest
 from golden.transcripts import NAMES, SSH_NAMES, Record, records
@@ -10,18 +12,41 @@ from simulation import wire_sketch
 from simulation.pair import make_channel
 from simulation.wire_sketch import Frame
 
+from ssm_proxy.channel.cipher import DataKey, PayloadCipher
 from ssm_proxy.channel.data_channel import DataChannel
 from ssm_proxy.channel.events import (
     ChannelClosed,
+    DataKeyNeeded,
+    ErrorOutputReceived,
     Event,
+    ExitCodeReceived,
     FlagReceived,
     MessageDropped,
     OutputReceived,
+    PublicationChanged,
     SessionFailed,
     SessionStarted,
 )
-from ssm_proxy.errors import EncryptionError, HandshakeFailed
+from ssm_proxy.errors import ChallengeFailed, DecryptionFailed, HandshakeFailed
 from ssm_proxy.wire.constants import CLIENT_VERSION
+from ssm_proxy.wire.shell_payloads import decode_challenge, decode_size
+
+
+def recorded_data_key() -> DataKey:
+    """Give the data key of ``shell-encrypted``, which its recording holds."""
+    (plaintext,) = [
+        bytes.fromhex(record.values["plaintext"])
+        for record in records("shell-encrypted")
+        if record.values.get("event") == "kms_data_key"
+    ]
+    (response,) = [record for record in records("shell-encrypted") if record.data and record.payload_type == 6]
+    result = json.loads(response.payload)["ProcessedClientActions"][1]["ActionResult"]
+    return DataKey(plaintext, base64.b64decode(result["KMSCipherTextKey"]))
+
+
+DATA_KEY = recorded_data_key()
+AGENT = PayloadCipher(DataKey(DATA_KEY.plaintext[32:] + DATA_KEY.plaintext[:32], b""), 0)
+"""What the agent makes of the key: its halves serve the other directions."""
 
 
 class Replay:
@@ -53,9 +78,14 @@ class Replay:
                 self.acknowledged_again = [frame.payload for _, frame in at_once if frame.kind == "acknowledge"]
             elif record.data and record.to == "client" and record.arrived:
                 self._receive(record)
+            elif record.values.get("event") == "kms_data_key":
+                channel.provide_data_key(DATA_KEY, record.t)
             elif record.kind == "input_stream_data" and record.payload_type == 1 and record.seq not in typed:
                 typed.add(record.seq)
-                channel.send_input(record.payload, record.t)
+                payload = AGENT.decrypt(record.payload) if name == "shell-encrypted" else record.payload
+                channel.send_input(payload, record.t)
+            elif record.kind == "input_stream_data" and record.payload_type == 3:
+                channel.send_size(decode_size(record.payload), record.t)
             self._drain(record.t)
 
     def _receive(self, record: Record) -> None:
@@ -244,7 +274,7 @@ def test_other_sessions_are_refused_with_the_reason(name: str) -> None:
     assert sent_types == [0, 6]
     response = json.loads(replay.sent[1].payload)
     statuses = [(action["ActionType"], action["ActionStatus"]) for action in response["ProcessedClientActions"]]
-    assert statuses == [("SessionType", 2), ("KMSEncryption", 3)][: 1 + (name == "shell-encrypted")]
+    assert statuses == [("SessionType", 2), ("KMSEncryption", 2)][: 1 + (name == "shell-encrypted")]
     assert all(action["Error"] for action in response["ProcessedClientActions"])
 
 
@@ -256,16 +286,95 @@ def test_other_sessions_are_followed_where_the_caller_takes_them(name: str) -> N
     delivered = b"".join(event.payload for event in replay.events if isinstance(event, OutputReceived))
     assert delivered == output_bytes(name)
     assert replay.events_of(FlagReceived) == ([FlagReceived(3)] if name == "forward-mux-refused" else [])
-    dropped = [event.reason for event in replay.events if isinstance(event, MessageDropped)]
-    separate = ["unknown payload type 11", "unknown payload type 12"]
-    assert dropped == (separate if name == "noninteractive-separate" else [])
+    assert replay.events_of(MessageDropped) == []
     assert once(replay.acknowledge_payloads()) == recorded_acknowledges(name)
 
 
-def test_an_encrypted_session_is_refused_although_its_type_is_taken() -> None:
-    replay = Replay("shell-encrypted", make_channel(check_session=lambda session_type, properties: None))
-    failure = replay.events[-1]
-    assert isinstance(failure, SessionFailed)
-    assert isinstance(failure.error, EncryptionError)
-    response = json.loads(replay.sent[1].payload)
-    assert [action["ActionStatus"] for action in response["ProcessedClientActions"]] == [1, 3]
+def any_session(session_type: str, properties: object) -> None:
+    return None
+
+
+@pytest.mark.parametrize("name", ["noninteractive", "noninteractive-separate"])
+def test_a_command_s_input_is_the_recorded_one(name: str) -> None:
+    replay = Replay(name, make_channel(check_session=any_session))
+    ours = [(frame.seq, frame.payload_type, frame.payload) for frame in replay.inputs().values()]
+    assert ours[1:] == recorded_inputs(name)[1:]
+    assert ours[1][1:] == (3, b'{"cols":300,"rows":100}')
+
+
+def test_a_command_s_streams_and_exit_code_come_apart_and_in_order() -> None:
+    replay = Replay("noninteractive-separate", make_channel(check_session=any_session))
+    events = [event for event in replay.events if not isinstance(event, PublicationChanged)]
+    assert events[1:-1] == [
+        OutputReceived(b"to-stdout\n"),
+        ErrorOutputReceived(b"to-stderr\n"),
+        ExitCodeReceived(7),
+    ]
+
+
+class TestEncryptedShell:
+    """The recorded agent is a real one; ours is the client that it speaks with here."""
+
+    def replay(self) -> Replay:
+        return Replay("shell-encrypted", make_channel(check_session=any_session))
+
+    def test_events(self) -> None:
+        asked, *rest = [event for event in self.replay().events if not isinstance(event, PublicationChanged)]
+        assert asked == DataKeyNeeded(
+            "arn:aws:kms:us-east-1:123456789012:key/11111111-2222-3333-4444-555555555555", "VH3gsEwEdMEIY0YJPlTrNA=="
+        )
+        assert rest == [
+            SessionStarted("Standard_Stream", None, "3.3.0.0", "This session is encrypted using AWS KMS."),
+            OutputReceived(b"$ echo enc-$((40+2)); exit\r\nenc-42\r\n"),
+            ChannelClosed(""),
+        ]
+
+    def test_input_is_the_recorded_one_but_for_nonces(self) -> None:
+        ours = self.replay().inputs()
+        theirs = {number: (kind, payload) for number, kind, payload in recorded_inputs("shell-encrypted")}
+        assert {number: frame.payload_type for number, frame in ours.items()} == {0: 6, 1: 9, 2: 1}
+        assert {number: kind for number, (kind, _) in theirs.items()} == {0: 6, 1: 9, 2: 1}
+        response, recorded = json.loads(ours[0].payload), json.loads(theirs[0][1])
+        result = response["ProcessedClientActions"][1]["ActionResult"]
+        # Later clients announce the challenge (7.2), and a member without a value has none in the recording.
+        assert result.pop("ChallengeAcknowledgement") is True
+        assert result.pop("KMSCipherTextHash") is None
+        assert response == {**recorded, "ClientVersion": CLIENT_VERSION}
+        for number in (1, 2):
+            assert ours[number].payload != theirs[number][1]
+        challenges = [AGENT.decrypt(decode_challenge(payload)) for payload in (ours[1].payload, theirs[1][1])]
+        assert challenges[0] == challenges[1]
+        assert len(challenges[0]) == 64
+        assert AGENT.decrypt(ours[2].payload) == AGENT.decrypt(theirs[2][1]) == b"echo enc-$((40+2)); exit\n"
+
+    def test_acknowledges_are_the_recorded_ones(self) -> None:
+        ours = [json.loads(payload) for payload in once(self.replay().acknowledge_payloads())]
+        assert ours == [json.loads(payload) for payload in recorded_acknowledges("shell-encrypted")]
+
+    def test_another_key_ends_the_session_at_the_challenge(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(sys.modules[__name__], "DATA_KEY", DataKey(bytes(64), b"wrapped"))
+        replay = self.replay()
+        failure = replay.events[-1]
+        assert isinstance(failure, SessionFailed)
+        assert isinstance(failure.error, ChallengeFailed)
+        assert replay.events_of(SessionStarted) == replay.events_of(OutputReceived) == []
+
+    @pytest.mark.parametrize("position", [0, 11, 12, 40, -1])
+    def test_output_that_was_changed_ends_the_session_and_is_not_shown(self, position: int) -> None:
+        channel = make_channel(check_session=any_session)
+        receive = channel.receive
+
+        def meddle(data: bytes, now: float) -> None:
+            frame = wire_sketch.unpack(data)
+            if frame.payload_type == 1:
+                payload = bytearray(frame.payload)
+                payload[position] ^= 1
+                data = wire_sketch.pack(frame._replace(payload=bytes(payload)))
+            receive(data, now)
+
+        channel.receive = meddle  # type: ignore[method-assign]
+        replay = Replay("shell-encrypted", channel)
+        failure = replay.events[-1]
+        assert isinstance(failure, SessionFailed)
+        assert isinstance(failure.error, DecryptionFailed)
+        assert replay.events_of(OutputReceived) == []
