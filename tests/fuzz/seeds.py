@@ -10,6 +10,7 @@ from fuzz.choices import EDGES
 from fuzz.service_targets import STREAM_URL, URLS
 from fuzz.websocket_target import upgrade_answer
 from fuzz.wire_targets import MEMBERS
+from simulation.smux_sketch import FIN, PSH, SYN, UPD, pack
 
 from ssm_proxy.wire.agent_message import AgentMessage, decode_agent_message
 from ssm_proxy.wire.constants import MessageType, PayloadType
@@ -75,6 +76,12 @@ _EXAMPLES: dict[str, list[bytes]] = {
         bytes((5, 0, 0, 0, 0, 0, 9, 24, 5, 20, 5, 18, 0, 3, 25, 28, 16, 0, 18)),
         bytes((6, 1, 8, 19, 0, 8, 17, 2, 8, 18, 1, 0, 0, 0, 20, 7, 29, 0, 21, 3, 29, 1, 25, 25, 28, 18, 30)),
         bytes((3, 0, 0, 0, 0, 20, 9, 27, 200, 26, 26, 26, 26, 12, 1, 3, 7, 3, 2, 1, 31, 0)),
+    ],
+    "smux": [bytes((3, 4, 8, 20)) + pack(SYN, 3) + pack(PSH, 3, b"hello") + pack(UPD, 3, bytes(8)) + pack(FIN, 3)],
+    "mux": [
+        # keepalive, then operations and their streams: open, receive, consume, send, clock, ...
+        bytes((0, 0, 0, 12, 0, 9, 8, 0, 11, 5, 3, 0, 10, 12, 0, 11, 14, 0, 3, 15, 0, 12, 0, 12, 5, 0, 12, 0, 9)),
+        bytes((1, 0, 0, 1, 0, 2, 1, 11, 12, 0, 8, 8, 0, 10, 8, 0, 10, 14, 0, 3, 6, 0, 8, 10, 1, 1, 13, 0, 3)),
     ],
     "pair": [
         bytes((5, 0, 7, 60, 0, 7, 4, 7, 7, 60, 12, 90, 0, 6, 4, 6, 7, 90, 13, 7, 9, 14, 7, 60, 11, 3, 0, 7, 7, 99)),

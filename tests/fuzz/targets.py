@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from fuzz import channel_target, emulator_targets, pair_target, service_targets, websocket_target, wire_targets
+from fuzz import (
+    channel_target,
+    emulator_targets,
+    mux_target,
+    pair_target,
+    service_targets,
+    websocket_target,
+    wire_targets,
+)
 
 TARGETS: dict[str, Callable[[bytes], None]] = {
     **wire_targets.TARGETS,
@@ -13,8 +21,9 @@ TARGETS: dict[str, Callable[[bytes], None]] = {
     **emulator_targets.TARGETS,
     **channel_target.TARGETS,
     **pair_target.TARGETS,
+    **mux_target.TARGETS,
 }
 
-LARGEST_INPUT = {"json_text": 8192, "websocket": 2048, "channel": 250, "pair": 200}
+LARGEST_INPUT = {"json_text": 8192, "websocket": 2048, "channel": 250, "pair": 200, "mux": 250}
 """Bytes; where it is not the default."""
 DEFAULT_LARGEST_INPUT = 512
