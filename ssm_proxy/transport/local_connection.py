@@ -1,0 +1,107 @@
+"""One accepted connection of a local program, non-blocking."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import struct
+
+READ_BYTES = 64 * 1024
+_RESET_AT_ONCE = struct.pack("ii", 1, 0)  # struct linger: on, 0 seconds
+
+
+class LocalConnection:
+    """A socket with what its program has not taken yet.
+
+    Args:
+        connected: non-blocking; from now on ours.
+    """
+
+    def __init__(self, connected: socket.socket) -> None:
+        self._socket = connected
+        self._pending = bytearray()
+        self._settled_bytes = 0
+        self.input_ended = False
+        """Whether the program sends nothing more; it may still read (a half-close), or it has gone."""
+        self.is_deaf = False
+        """Whether the program takes nothing more: it has gone."""
+
+    def fileno(self) -> int:
+        return self._socket.fileno()
+
+    @property
+    def wants_write(self) -> bool:
+        """Whether something waits for the program."""
+        return bool(self._pending)
+
+    def read(self, size: int) -> bytes:
+        """Give up to ``size`` bytes; none if there are none yet, or if ``input_ended`` is now true."""
+        try:
+            data = self._socket.recv(min(size, READ_BYTES))
+        except (BlockingIOError, InterruptedError):
+            return b""
+        except OSError:  # reset: what was not read is lost, and nobody is there to read an answer
+            self.input_ended = True
+            self._go_deaf()
+            return b""
+        self.input_ended = not data
+        return data
+
+    def write(self, data: bytes) -> None:
+        """Write in order, now or at the next ``flush``."""
+        sent = 0 if self._pending or self.is_deaf else self._send(data)
+        if sent < len(data):
+            self._pending += memoryview(data)[sent:]
+            self.flush()
+
+    def flush(self) -> None:
+        """Write what waits, as far as the program takes it."""
+        if self._pending and not self.is_deaf:
+            del self._pending[: self._send(self._pending)]
+        if self.is_deaf:
+            self._go_deaf()
+
+    def take_settled(self) -> int:
+        """Give how many bytes are off our hands since the last call: written, or dropped because nobody takes them."""
+        settled = self._settled_bytes
+        self._settled_bytes = 0
+        return settled
+
+    def finish(self) -> None:
+        """Tell the program that nothing more will come. It may go on sending, and gets all that was written."""
+        with contextlib.suppress(OSError):
+            self._socket.shutdown(socket.SHUT_WR)
+
+    def hang_up(self) -> None:
+        """Take note that the system reports the program as gone."""
+        self._go_deaf()
+
+    def close(self) -> None:
+        """Close it in order. Input that was not read makes the system reset it all the same."""
+        self._socket.close()
+
+    def reset(self) -> None:
+        """Close it so that the program sees an error."""
+        with contextlib.suppress(OSError):
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_AT_ONCE)
+        self._socket.close()
+
+    def _send(self, data: bytes | bytearray) -> int:
+        """Write what the program takes, and give how much that was; notice that it has gone."""
+        sent = 0
+        with memoryview(data) as view:
+            while sent < len(view):
+                try:
+                    sent += self._socket.send(view[sent:])
+                except (BlockingIOError, InterruptedError):
+                    break
+                except OSError:  # EPIPE, ECONNRESET
+                    self.is_deaf = True
+                    break
+        self._settled_bytes += sent
+        return sent
+
+    def _go_deaf(self) -> None:
+        self.is_deaf = True
+        self._settled_bytes += len(self._pending)
+        self._pending = bytearray()

@@ -1,0 +1,118 @@
+"""One connection of a local program, over real sockets."""
+
+from __future__ import annotations
+
+import os
+import socket
+import struct
+from collections.abc import Iterator
+
+import pytest
+
+from ssm_proxy.transport.local_connection import LocalConnection
+
+BIG = os.urandom(8 * 1024 * 1024)
+
+
+@pytest.fixture
+def pair() -> Iterator[tuple[LocalConnection, socket.socket]]:
+    """Our end, and the program's."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        program = socket.create_connection(server.getsockname())
+        connected, _ = server.accept()
+    connected.setblocking(False)
+    program.settimeout(10)
+    connection = LocalConnection(connected)
+    with program:
+        yield connection, program
+    connection.close()
+
+
+def read(connection: LocalConnection, size: int = 1000) -> bytes:
+    """Wait until it is readable, and read."""
+    import select
+
+    assert select.select([connection.fileno()], [], [], 10)[0]
+    return connection.read(size)
+
+
+def reset(program: socket.socket) -> None:
+    program.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    program.close()
+
+
+Pair = tuple[LocalConnection, socket.socket]
+
+
+def test_nothing_to_read_is_not_the_end(pair: Pair) -> None:
+    connection, program = pair
+    assert (connection.read(10), connection.input_ended) == (b"", False)
+    program.sendall(b"hello")
+    assert read(connection, 4) == b"hell"
+    assert connection.read(4) == b"o"
+    assert not connection.input_ended
+
+
+def test_a_program_that_sends_no_more_can_still_read(pair: Pair) -> None:
+    connection, program = pair
+    program.sendall(b"x")
+    program.shutdown(socket.SHUT_WR)
+    assert read(connection) == b"x"
+    assert not connection.input_ended
+    assert read(connection) == b""
+    assert (connection.input_ended, connection.is_deaf) == (True, False)
+    connection.write(b"answer")
+    assert program.recv(10) == b"answer"
+
+
+def test_what_the_program_does_not_take_waits_and_is_counted_when_it_leaves(pair: Pair) -> None:
+    connection, program = pair
+    connection.write(BIG)
+    assert connection.wants_write
+    settled = connection.take_settled()
+    assert 0 < settled < len(BIG)
+    connection.write(b"more")
+    received = bytearray()
+    while len(received) < len(BIG) + 4:
+        received += program.recv(1 << 20)
+        connection.flush()
+        settled += connection.take_settled()
+    assert received == BIG + b"more"
+    assert (settled, connection.wants_write, connection.take_settled()) == (len(BIG) + 4, False, 0)
+
+
+@pytest.mark.parametrize("by", ["read", "flush", "hang_up", "write"])
+def test_a_program_that_has_gone_takes_nothing_and_all_is_counted(pair: Pair, by: str) -> None:
+    connection, program = pair
+    connection.write(BIG)
+    settled = connection.take_settled()
+    reset(program)
+    if by == "read":
+        assert read(connection) == b""
+        assert connection.input_ended
+    elif by == "write":
+        connection.write(b"more")
+        settled -= 4
+    else:
+        getattr(connection, by)()
+    assert (connection.is_deaf, connection.wants_write) == (True, False)
+    assert settled + connection.take_settled() == len(BIG)
+    connection.write(b"x")
+    assert connection.take_settled() == 1
+
+
+def test_the_end_of_output(pair: Pair) -> None:
+    connection, program = pair
+    connection.write(b"last")
+    connection.finish()
+    program.sendall(b"still sending")
+    assert program.recv(10) == b"last"
+    assert program.recv(10) == b""
+    assert read(connection) == b"still sending"
+
+
+def test_a_reset_is_an_error_for_the_program(pair: Pair) -> None:
+    connection, program = pair
+    connection.reset()
+    with pytest.raises(ConnectionResetError):
+        program.recv(1)
