@@ -38,13 +38,15 @@ class StderrWriter:
         self._fd = fd
         self._lines: Queue[str | None] = Queue(MAX_QUEUED_LINES)
         self._thread: threading.Thread | None = None
+        self._starting = threading.Lock()
         self._dropped = 0
 
     def write(self, line: str) -> None:
         """Queue one line; the newline is added."""
-        if self._thread is None:
-            self._thread = threading.Thread(target=self._run, name="ssm-proxy stderr", daemon=True)
-            self._thread.start()
+        with self._starting:  # two sessions of one process may speak first at the same time
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name="ssm-proxy stderr", daemon=True)
+                self._thread.start()
         try:
             if self._dropped:
                 self._lines.put_nowait(f"ssm-proxy: {self._dropped} lines were dropped here: nobody read them")
