@@ -11,8 +11,15 @@ import signal
 from typing import TYPE_CHECKING, Any
 
 from ssm_proxy.cli.commands.shell import READER_GONE, TerminalEnd, shell_status
-from ssm_proxy.cli.session_command import EXIT_SIGNAL_BASE, Surroundings, exit_status, make_session, stopping_at
-from ssm_proxy.errors import ChannelClosed, PortError, RemotePortRefused
+from ssm_proxy.cli.session_command import (
+    EXIT_SIGNAL_BASE,
+    Surroundings,
+    closed_by_service,
+    exit_status,
+    make_session,
+    stopping_at,
+)
+from ssm_proxy.errors import PortError, RemotePortRefused
 from ssm_proxy.sessions.port import LocalEnd, PortKind, local_end, port_kind
 from ssm_proxy.tunnel import check_end
 from ssm_proxy.wire.constants import SessionType
@@ -141,7 +148,8 @@ class _Choice:
                 return EXIT_SIGNAL_BASE + signal.SIGINT
             if command.reader_is_gone:
                 return READER_GONE
-            self._check_reason(outcome)
+            if outcome.closed_reason:
+                raise closed_by_service(self._target, outcome.closed_reason)
             return 0
 
         self._status_of = status
@@ -205,16 +213,8 @@ class _Choice:
 
     def _status_before_start(self, outcome: BridgeOutcome) -> int:
         if outcome.signal_number is None:
-            raise ChannelClosed(
-                f"the session to {self._target} ended before it had begun",
-                cause=outcome.closed_reason or "the service gave no reason",
-                hint="the session document may not fit the node; /var/log/amazon/ssm/errors.log there may say more",
-            )
+            raise closed_by_service(self._target, outcome.closed_reason or "")
         return exit_status(outcome)
-
-    def _check_reason(self, outcome: BridgeOutcome) -> None:
-        if outcome.closed_reason:
-            raise ChannelClosed(f"the service ended the session to {self._target}", cause=outcome.closed_reason)
 
 
 def _bind(end: LocalEnd) -> Listener:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from ssm_proxy.cli import messages
 from ssm_proxy.cli.terminal import TerminalGuard
-from ssm_proxy.errors import SsmProxyError, UsageError
+from ssm_proxy.errors import ChannelClosed, KmsFailed, SsmProxyError, UsageError
 
 if TYPE_CHECKING:
     from types import FrameType
@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from ssm_proxy.transport.bridge import BridgeOutcome
 
 EXIT_SIGNAL_BASE = 128
+_KEY_REFUSED = "Fetching data key failed"
+"""How the agent begins what it reports when KMS does not decrypt the data key (amazon-ssm-agent,
+agent/session/crypto/blockcipher.go)."""
 ENDING_SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP")
 
 logger = logging.getLogger("ssm_proxy.cli")
@@ -160,6 +163,27 @@ def stopping_at(stop: Callable[[int], None], names: Sequence[str]) -> Iterator[N
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def closed_by_service(target: str, reason: str) -> SsmProxyError:
+    """Give the error for a session that the service ended while it was in use.
+
+    Args:
+        target: for the text.
+        reason: what the service gave; may be empty.
+    """
+    if _KEY_REFUSED in reason:
+        return KmsFailed(
+            f"the session to {target} cannot be encrypted: the node cannot decrypt the data key",
+            cause=reason,
+            hint="the node's instance profile or task role has to allow kms:Decrypt on the session's key",
+        )
+    return ChannelClosed(
+        f"the service ended the session to {target}",
+        cause=reason or "it gave no reason; somebody may have terminated it",
+        hint="start it again; a session without traffic ends after the idle timeout of the account's Session Manager "
+        "preferences (20 minutes by default)",
+    )
 
 
 def exit_status(outcome: BridgeOutcome) -> int:

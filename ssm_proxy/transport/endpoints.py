@@ -86,10 +86,12 @@ class OutputEnd:
 
     Args:
         fd: a writable descriptor, owned by the caller.
+        max_pending: bytes that may wait before it is full.
     """
 
-    def __init__(self, fd: int) -> None:
+    def __init__(self, fd: int, *, max_pending: int = MAX_PENDING_BYTES) -> None:
         self._fd = fd
+        self._max_pending = max_pending
         self._restore = _set_nonblocking(fd)
         self._pending = bytearray()
         self.is_gone = False
@@ -106,7 +108,7 @@ class OutputEnd:
     @property
     def is_full(self) -> bool:
         """Whether so much waits that no more should be fetched."""
-        return len(self._pending) >= MAX_PENDING_BYTES
+        return len(self._pending) >= self._max_pending
 
     def write(self, data: bytes) -> None:
         """Write in order, now or when ``flush`` is called."""

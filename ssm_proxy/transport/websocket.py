@@ -38,7 +38,6 @@ class WebSocketTransport:
         self._ahead: deque[bytes] = deque()
         self._behind: deque[bytes] = deque()
         self._leaving = _NOTHING  # whole frames when they were taken from the lanes
-        self._queued_bytes = 0
         self._queued_ahead_bytes = 0
         self._parser = FrameParser()
         self._ended: TransportClosed | None = None
@@ -51,12 +50,7 @@ class WebSocketTransport:
     @property
     def wants_write(self) -> bool:
         """Whether ``flush`` has something left to do."""
-        return self._queued_bytes > 0 or self._parser.unanswered_ping is not None
-
-    @property
-    def queued_bytes(self) -> int:
-        """Bytes of both lanes that the socket has not taken yet."""
-        return self._queued_bytes
+        return bool(self._leaving or self._ahead or self._behind) or self._parser.unanswered_ping is not None
 
     @property
     def queued_ahead_bytes(self) -> int:
@@ -97,7 +91,6 @@ class WebSocketTransport:
                 self._drop_queues()
                 raise TransportClosed("the connection broke while sending", cause=describe(error)) from error
             self._leaving = self._leaving[sent:]
-            self._queued_bytes -= sent
 
     def receive(self) -> list[bytes]:
         """Give the messages that have arrived, without waiting for more.
@@ -155,10 +148,8 @@ class WebSocketTransport:
     def _queue(self, lane: deque[bytes], opcode: int, payloads: list[bytes]) -> None:
         frames = code_frames(opcode, payloads)
         lane.extend(frames)
-        size = sum(map(len, frames))
-        self._queued_bytes += size
         if lane is self._ahead:
-            self._queued_ahead_bytes += size
+            self._queued_ahead_bytes += sum(map(len, frames))
 
     def _load(self) -> bool:
         """Take from the lanes what leaves next; return whether there is anything."""
@@ -182,7 +173,6 @@ class WebSocketTransport:
         self._ahead.clear()
         self._behind.clear()
         self._leaving = _NOTHING
-        self._queued_bytes = 0
         self._queued_ahead_bytes = 0
         self._parser.unanswered_ping = None
 

@@ -1,0 +1,53 @@
+"""Signals as something that a poller can wait for."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import socket
+from collections.abc import Sequence
+from types import FrameType
+from typing import Any
+
+
+class SignalWatch:
+    """Catches signals from now until ``close``; one that is ignored from the start stays so. For the main thread only.
+
+    Args:
+        names: of the signals; those that this system does not have are left out.
+    """
+
+    def __init__(self, names: Sequence[str]) -> None:
+        self._reader, self._writer = socket.socketpair()
+        self._reader.setblocking(False)
+        self._writer.setblocking(False)
+        self._caught: list[int] = []
+        self._before: dict[int, Any] = {}
+        for name in names:
+            number = getattr(signal, name, None)
+            if number is not None and signal.getsignal(number) is not signal.SIG_IGN:
+                self._before[number] = signal.signal(number, self._handle)
+
+    def fileno(self) -> int:
+        """Give the descriptor that becomes readable when there is something to take."""
+        return self._reader.fileno()
+
+    def take(self) -> list[int]:
+        """Give the numbers of the signals that came since the last call, in order."""
+        with contextlib.suppress(BlockingIOError):
+            self._reader.recv(4096)
+        caught, self._caught = self._caught, []
+        return caught
+
+    def close(self) -> None:
+        """Let the signals do what they did before."""
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        self._before = {}
+        self._reader.close()
+        self._writer.close()
+
+    def _handle(self, number: int, _frame: FrameType | None) -> None:
+        self._caught.append(number)
+        with contextlib.suppress(OSError):  # full: it is awake already
+            self._writer.send(b"\0")
