@@ -130,7 +130,7 @@ def test_all_commands_are_in_the_help(capsys: Captured) -> None:
     assert caught.value.code == 0
     shown = capsys.readouterr().out
     for name in COMMANDS:
-        assert re.search(rf"^    {name} ", shown, re.MULTILINE), name
+        assert re.search(rf"^    {name}( |$)", shown, re.MULTILINE), name
 
 
 @pytest.mark.parametrize("name", COMMANDS)

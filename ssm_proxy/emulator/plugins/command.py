@@ -7,6 +7,7 @@ docs/PROTOCOL.md section 8.4.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import re
 import shutil
@@ -28,7 +29,7 @@ from ssm_proxy.emulator.plugins.shell import (
     text_property,
 )
 from ssm_proxy.emulator.plugins.words import WordError, split_words
-from ssm_proxy.emulator.terminal import Descriptor, end_process, home_folder, signal_group
+from ssm_proxy.emulator.terminal import Descriptor, end_process, home_folder
 from ssm_proxy.emulator.versions import compare_versions
 from ssm_proxy.wire.constants import PayloadType, SessionType
 from ssm_proxy.wire.shell_payloads import encode_exit_code
@@ -160,7 +161,8 @@ class Command:
         """Deliver a signal; the agent's reading thread then waits for the end of the process."""
         number, self._signal = self._signal, None
         if number is not None and self._process is not None:
-            signal_group(self._process, number)
+            with contextlib.suppress(ProcessLookupError):
+                self._process.send_signal(number)  # it alone, not what it has started (execcmd.go)
             await self._process.wait()
         return True
 
