@@ -1,8 +1,8 @@
 """What a session is for on this side: the seam between the driver and the local ends.
 
-The driver (``bridge``) carries messages, connections and time. What it carries them for, a pair of pipes, a terminal or
-a listener with its connections, is an `Application`. Every method is called from the driver's thread. One that raises an
-`SsmProxyError` ends the session with it.
+The driver (``bridge``) carries messages, connections and time. What it carries them for, a pair of pipes, a terminal,
+or a listener with its connections, is an `Application`. Every method is called from the driver's thread. One that
+raises an `SsmProxyError` ends the session with it.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class Application(Protocol):
 
     @property
     def wants_write(self) -> bool:
-        """Whether something that was received still waits for a local reader; a session that was closed lasts so long."""
+        """Whether what was received still waits for a local reader; so long does a closed session last."""
         ...
 
     @property

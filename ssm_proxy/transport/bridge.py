@@ -47,7 +47,7 @@ from ssm_proxy.transport.connecting import (
     attempt_took_too_long,
 )
 from ssm_proxy.transport.heartbeat import Heartbeat
-from ssm_proxy.transport.poller import HANGUP, READ, WRITE, make_poller
+from ssm_proxy.transport.poller import HANGUP, READ, make_poller
 from ssm_proxy.transport.recovery import Recovery
 from ssm_proxy.transport.trace import MessageTrace
 from ssm_proxy.transport.websocket import WebSocketTransport
