@@ -40,14 +40,10 @@ class Tunnel:
         self._port = port
 
         def make_pipes(channel: DataChannel) -> Pipes:
-            self.pipes = Pipes(
-                channel, source=InputEnd(input_fd), sink=OutputEnd(output_fd), notify=notify, mark=mark
-            )
+            self.pipes = Pipes(channel, source=InputEnd(input_fd), sink=OutputEnd(output_fd), notify=notify, mark=mark)
             return self.pipes
 
-        self._session = Session(
-            connector, make_pipes, check_session=check_stream_session, notify=notify, mark=mark
-        )
+        self._session = Session(connector, make_pipes, check_session=check_stream_session, notify=notify, mark=mark)
 
     def stop(self, signal_number: int) -> None:
         """End the tunnel soon. May be called from a signal handler."""

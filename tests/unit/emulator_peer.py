@@ -191,9 +191,7 @@ class Peer:
     def of_type(self, kind: str) -> list[AgentMessage]:
         return [message for message in self.received if message.message_type == kind]
 
-    async def shake_hands(
-        self, *, status: int = 1, wait: bool = True, client_version: str = CLIENT_VERSION
-    ) -> None:
+    async def shake_hands(self, *, status: int = 1, wait: bool = True, client_version: str = CLIENT_VERSION) -> None:
         await self.until(lambda: any(m.payload_type == PayloadType.HANDSHAKE_REQUEST for m in self.received))
         request = next(m for m in self.received if m.payload_type == PayloadType.HANDSHAKE_REQUEST)
         actions = decode_handshake_request(request.payload).requested_actions

@@ -63,6 +63,10 @@ def call(application: Application, name: str) -> None:
     getattr(application, name)(*CALLS[name], **keywords)
 
 
+def answers(application: Application) -> list[bool]:
+    return [application.is_full, application.wants_write, application.is_over]
+
+
 def test_the_list_above_is_whole() -> None:
     methods = {name for name, _ in inspect.getmembers(ApplicationBase, inspect.isfunction) if name[0] != "_"}
     assert methods == {*CALLS, "started", "deadline"}
@@ -73,7 +77,7 @@ def test_nothing_happens_before_the_choice(name: str) -> None:
     application = LateApplication(CHANNEL, lambda event: Recorder())
     call(application, name)
     assert application.chosen is None
-    assert not (application.is_full or application.wants_write or application.is_over)
+    assert answers(application) == [False, False, False]
     assert application.deadline() is None
 
 
@@ -92,7 +96,7 @@ def test_after_it_everything_is_passed_on(name: str) -> None:
     assert chosen.calls == [("heard", (5.0,)), ("started", (STARTED, 5.0))]
     call(application, name)
     assert chosen.calls[2:] == [(name, CALLS[name])]
-    assert application.is_full and application.wants_write and application.is_over
+    assert answers(application) == [True, True, True]
     assert application.deadline() == 7.0
 
 
