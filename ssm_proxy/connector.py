@@ -56,6 +56,7 @@ class SessionConnector:
         self._mark = mark
         self._starting = threading.Lock()
         self._early_failure: Exception | None = None
+        self._is_over = False
         self._session = session
         # Still good until a WebSocket came about: a session that was never opened may not be one that can be resumed,
         # and the official client tries again with the same token too (2.6). Tokens of ResumeSession are used once.
@@ -123,6 +124,7 @@ class SessionConnector:
         """End the session, also one whose StartSession is just being answered. Blocks."""
         with self._starting:
             session = self._session
+            self._is_over = True  # whoever is just about to start it comes too late
         if session is not None:
             self._control_plane.terminate_session(session.session_id)
 
@@ -153,6 +155,8 @@ class SessionConnector:
     def _start(self) -> StartedSession:
         """Start the session unless there is one. The lock is held."""
         if self._session is None:
+            if self._is_over:
+                raise SessionEnded("the session was ended before it had been started")
             self._session = self._control_plane.start_session(**self.request._asdict())
             self._first_token = self._session.token
             logger.info("session %s to %s", self._session.session_id, self.request.target)

@@ -29,6 +29,11 @@ class Call(NamedTuple):
     kms_key_id: str | None = None
 
     @property
+    def document(self) -> str:
+        """The session document; the account's preferences, under their own name, if none was named (1.1)."""
+        return self.document_name or "SSM-SessionManagerRunShell"
+
+    @property
     def place(self) -> str:
         """Where, as a part of a sentence: ``region eu-west-1, profile 'work'``."""
         profile = self.settings.profile

@@ -128,16 +128,17 @@ def _from_signature(code: str, text: str, cause: str, call: Call) -> Configurati
 def _from_request(response: Mapping[str, Any], code: str, cause: str, operation: str, call: Call) -> SsmProxyError:
     if code in _DOCUMENT:
         return DocumentRejected(
-            f"the session document '{call.document_name}' cannot be used ({call.place})",
+            f"the session document '{call.document}' cannot be used ({call.place})",
             cause=cause,
             hint="check --document-name; the documents there are: aws ssm list-documents --filters "
             f"Key=DocumentType,Values=Session{call.profile_option}",
         )
     if code == "InvalidParameters":
         return DocumentRejected(
-            f"the session document '{call.document_name}' does not accept our parameters",
+            f"the session document '{call.document}' does not accept the parameters",
             cause=cause,
-            hint="a document for ssh has the parameter portNumber, like AWS-StartSSHSession",
+            hint=f"what it takes: aws ssm describe-document --name {call.document}{call.profile_option}; ssh needs the "
+            "parameter portNumber, exec needs command",
         )
     if code in ("ValidationException", "InvalidInstanceId", "InvalidTarget"):
         return ControlPlaneError(
@@ -169,6 +170,6 @@ def _permission_hint(call: Call) -> str:
     if call.operation == "StartSession":
         return (
             "the IAM policy has to allow ssm:StartSession both on the node and on the document "
-            f"arn:aws:ssm:*:*:document/{call.document_name}"
+            f"arn:aws:ssm:*:*:document/{call.document}"
         )
     return f"the IAM policy has to allow ssm:{call.operation} on arn:aws:ssm:*:*:session/${{aws:userid}}-*"

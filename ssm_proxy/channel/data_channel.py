@@ -303,7 +303,8 @@ class DataChannel:
             self._fail(
                 HandshakeFailed(
                     "the managed node did not start the session in time",
-                    cause=f"no handshake from its agent within {self._handshake_timeout:.0f} seconds",
+                    cause="no handshake, or not all of it, from its agent within "
+                    f"{self._handshake_timeout or HANDSHAKE_TIMEOUT:.0f} seconds",
                     hint="look at /var/log/amazon/ssm/amazon-ssm-agent.log on the node; restarting the agent may help",
                 )
             )
@@ -399,6 +400,8 @@ class DataChannel:
         elif self._settled_at is None and self.is_started:
             self._open_until = None
             self._settled_at = now + SETTLE_TIME
+        elif not self.is_started and self._open_until is None:
+            self._open_until = now + HANDSHAKE_TIMEOUT  # a silent shell has no handshake, and this agent has begun one
 
     def _reject(self, error: RemoteProtocolError) -> None:
         self._events.append(MessageDropped(error.message))

@@ -17,9 +17,10 @@ from ssm_proxy.cli.session_command import (
     closed_by_service,
     exit_status,
     make_session,
-    stopping_at,
+    run_session,
 )
 from ssm_proxy.errors import PortError, RemotePortRefused
+from ssm_proxy.sessions.command import MAX_STATUS
 from ssm_proxy.sessions.port import LocalEnd, PortKind, local_end, port_kind
 from ssm_proxy.tunnel import check_end
 from ssm_proxy.wire.constants import SessionType
@@ -45,13 +46,21 @@ _LOOPBACK = "127.0.0.1"
 _TERMINAL_SIGNALS = ("SIGINT", "SIGQUIT", "SIGTSTP")
 
 
-def run_any_session(around: Surroundings, request: SessionRequest, started: StartedSession | None = None) -> int:
+def run_any_session(
+    around: Surroundings,
+    request: SessionRequest,
+    streams: tuple[int, int],
+    started: StartedSession | None = None,
+    status_of_interrupt: int = EXIT_SIGNAL_BASE + signal.SIGINT,
+) -> int:
     """Start a session, or take one that was started, and be what its kind asks for until it ends.
 
     Args:
         around: what the command talks to.
+        streams: descriptors for input and output, see ``claim_streams``.
         request: what to start; of a session that was started, its target.
         started: that session.
+        status_of_interrupt: the exit status after Ctrl-C, where that is for us.
 
     Returns:
         The exit status: the remote one where there is one, else 0 or that of a signal.
@@ -62,15 +71,13 @@ def run_any_session(around: Surroundings, request: SessionRequest, started: Star
     from ssm_proxy.transport.application import LateApplication
 
     with contextlib.ExitStack() as stack:
-        choice = _Choice(around, request.target, stack)
+        choice = _Choice(around, request.target, streams, stack, status_of_interrupt)
 
         def make_application(channel: DataChannel) -> Application:
             return LateApplication(channel, lambda event: choice.choose(channel, event))
 
         session = make_session(around, request, make_application, check_session=_check_session, started=started)
-        with stopping_at(session.stop, ("SIGINT", "SIGTERM", "SIGHUP")):
-            outcome = session.run()
-        return choice.status(outcome)
+        return choice.status(run_session(session))
 
 
 def _check_session(session_type: str, _properties: Any) -> str | None:
@@ -85,13 +92,24 @@ class _Choice:
     Args:
         around: what the command talks to.
         target: for texts.
+        streams: for input and output.
         stack: closes what was opened.
+        status_of_interrupt: the exit status after Ctrl-C.
     """
 
-    def __init__(self, around: Surroundings, target: str, stack: contextlib.ExitStack) -> None:
+    def __init__(
+        self,
+        around: Surroundings,
+        target: str,
+        streams: tuple[int, int],
+        stack: contextlib.ExitStack,
+        status_of_interrupt: int,
+    ) -> None:
         self._around = around
         self._target = target or "the node"
         self._stack = stack
+        self._input_fd, self._output_fd = streams
+        self._status_of_interrupt = status_of_interrupt
         self._status_of: Callable[[BridgeOutcome], int] = self._status_before_start
 
     def choose(self, channel: DataChannel, event: SessionStarted) -> Application:
@@ -114,6 +132,8 @@ class _Choice:
         Raises:
             SsmProxyError: for an end that a person should hear of.
         """
+        if outcome.signal_number == signal.SIGINT:
+            return self._status_of_interrupt
         return self._status_of(outcome)
 
     # --- the kinds --------------------------------------------------------------------------------------------------
@@ -122,7 +142,7 @@ class _Choice:
         from ssm_proxy.transport.console import Console
         from ssm_proxy.transport.terminal import TerminalShell
 
-        console = Console()
+        console = Console(self._input_fd, self._output_fd)
         self._stack.callback(console.close)
         shell = TerminalShell(channel, console=console, notify=self._around.notify)
         self._status_of = lambda outcome: shell_status(TerminalEnd(outcome, shell), self._target)
@@ -136,16 +156,16 @@ class _Choice:
         interrupts = SignalWatch(("SIGINT",))
         self._stack.callback(interrupts.close)
         command = CommandOutput(
-            channel, marker=None, output=OutputEnd(1), error_output=OutputEnd(2), interrupts=interrupts
+            channel, marker=None, output=OutputEnd(self._output_fd), error_output=OutputEnd(2), interrupts=interrupts
         )
 
         def status(outcome: BridgeOutcome) -> int:
             if outcome.signal_number is not None:
                 return exit_status(outcome)
             if command.code is not None:
-                return command.code & 0xFF
+                return command.code if 0 <= command.code <= MAX_STATUS else 1  # Windows has statuses of 32 bits
             if command.interrupt_count:
-                return EXIT_SIGNAL_BASE + signal.SIGINT
+                return self._status_of_interrupt
             if command.reader_is_gone:
                 return READER_GONE
             if outcome.closed_reason:
@@ -165,7 +185,11 @@ class _Choice:
                 signal.signal(getattr(signal, name), signal.SIG_IGN)
         port = _property(event, "portNumber")
         pipes = Pipes(
-            channel, source=InputEnd(0), sink=OutputEnd(1), notify=self._around.notify, mark=lambda stage: None
+            channel,
+            source=InputEnd(self._input_fd),
+            sink=OutputEnd(self._output_fd),
+            notify=self._around.notify,
+            mark=lambda stage: None,
         )
 
         def status(outcome: BridgeOutcome) -> int:
@@ -212,8 +236,9 @@ class _Choice:
     # --- the end ----------------------------------------------------------------------------------------------------
 
     def _status_before_start(self, outcome: BridgeOutcome) -> int:
-        if outcome.signal_number is None:
-            raise closed_by_service(self._target, outcome.closed_reason or "")
+        if outcome.signal_number is None and outcome.closed_reason:
+            raise closed_by_service(self._target, outcome.closed_reason, has_begun=False)
+        # Without a reason it is a normal end: a command that had nothing to say, for one (9.1).
         return exit_status(outcome)
 
 

@@ -37,7 +37,7 @@ def make_parser(only: str | None = None) -> argparse.ArgumentParser:
     """
     parser = argparse.ArgumentParser(
         prog="ssm-proxy",
-        description="SSH, scp, sftp, rsync, git and Ansible to machines that have no open port, through AWS Systems "
+        description="SSH, scp, sftp, rsync, git and Ansible to machines that have no open port, through AWS Systems\n"
         "Manager Session Manager; and its shells, commands and forwarded ports.",
         epilog="Put this into ~/.ssh/config and use ssh as ever:\n\n" + messages.SSH_CONFIG_LINES,
         formatter_class=argparse.RawDescriptionHelpFormatter,

@@ -95,8 +95,8 @@ def error_lines(error: SsmProxyError) -> list[str]:
     if error.hint:
         # A hint is ours and may show lines to copy.
         first, *more = error.hint.splitlines()
-        lines.append(f"ssm-proxy: hint: {first}")
-        lines += more
+        lines.append(f"ssm-proxy: hint: {printable(first)}")
+        lines += [line[: len(line) - len(line.lstrip())] + printable(line) for line in more]
     return lines
 
 

@@ -190,8 +190,8 @@ def _parse_json(text: str) -> dict[str, Any]:
 
 
 def _read_file(reference: str) -> str:
-    path = os.path.expandvars(os.path.expanduser(reference.removeprefix(_FILE)))
     try:
+        path = os.path.expandvars(os.path.expanduser(reference.removeprefix(_FILE)))
         with open(path, encoding="utf-8") as file:
             text = file.read(_LARGEST_FILE + 1)
     except OSError as error:

@@ -10,8 +10,9 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, NamedTuple
 
 from ssm_proxy.cli import messages
+from ssm_proxy.cli.streams import guard_streams
 from ssm_proxy.cli.terminal import TerminalGuard
-from ssm_proxy.errors import ChannelClosed, KmsFailed, SsmProxyError, UsageError
+from ssm_proxy.errors import ChannelClosed, HandshakeFailed, KmsFailed, SsmProxyError, UsageError
 
 if TYPE_CHECKING:
     from types import FrameType
@@ -28,7 +29,7 @@ EXIT_SIGNAL_BASE = 128
 _KEY_REFUSED = "Fetching data key failed"
 """How the agent begins what it reports when KMS does not decrypt the data key (amazon-ssm-agent,
 agent/session/crypto/blockcipher.go)."""
-ENDING_SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP")
+ENDING_SIGNALS = ("SIGINT", "SIGQUIT", "SIGTERM", "SIGHUP")
 
 logger = logging.getLogger("ssm_proxy.cli")
 
@@ -76,6 +77,7 @@ def surroundings(arguments: argparse.Namespace) -> Iterator[Surroundings]:
     Raises:
         UsageError: the log file cannot be written.
     """
+    guard_streams()
     stderr = messages.StderrWriter()
     terminal = TerminalGuard()
     try:
@@ -147,12 +149,19 @@ def run_session(session: Session, *, ending_signals: Sequence[str] = ENDING_SIGN
 
 @contextmanager
 def stopping_at(stop: Callable[[int], None], names: Sequence[str]) -> Iterator[None]:
-    """Have ``stop`` called with the number of the first of these signals that comes, and no second one."""
+    """Have ``stop`` called with the number of the first of these signals that comes, and no second one.
+
+    After one has come the process is about to end, and they stay ignored: a second Ctrl-C must not change how.
+    """
     numbers = [getattr(signal, name) for name in names if hasattr(signal, name)]
     # One that is ignored from the start stays so: nohup means it.
     numbers = [number for number in numbers if signal.getsignal(number) is not signal.SIG_IGN]
 
+    came = False
+
     def handle(number: int, _frame: FrameType | None) -> None:
+        nonlocal came
+        came = True
         for each in numbers:  # one is enough: the end takes a moment, and has to be left alone
             signal.signal(each, signal.SIG_IGN)
         stop(number)
@@ -161,22 +170,30 @@ def stopping_at(stop: Callable[[int], None], names: Sequence[str]) -> Iterator[N
     try:
         yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        if not came:
+            for number, handler in before.items():
+                signal.signal(number, handler)
 
 
-def closed_by_service(target: str, reason: str) -> SsmProxyError:
-    """Give the error for a session that the service ended while it was in use.
+def closed_by_service(target: str, reason: str, *, has_begun: bool = True) -> SsmProxyError:
+    """Give the error for a session that the service ended.
 
     Args:
         target: for the text.
         reason: what the service gave; may be empty.
+        has_begun: whether it was in use.
     """
     if _KEY_REFUSED in reason:
         return KmsFailed(
             f"the session to {target} cannot be encrypted: the node cannot decrypt the data key",
             cause=reason,
             hint="the node's instance profile or task role has to allow kms:Decrypt on the session's key",
+        )
+    if not has_begun:
+        return HandshakeFailed(
+            f"the session to {target} could not begin",
+            cause=reason,
+            hint="the session document may not fit the node; /var/log/amazon/ssm/errors.log there may say more",
         )
     return ChannelClosed(
         f"the service ended the session to {target}",

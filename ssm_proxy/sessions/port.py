@@ -73,8 +73,8 @@ def local_end(properties: Any) -> LocalEnd:
     """
     if _member(properties, "localConnectionType") == UNIX_SOCKET:
         path = _member(properties, "localUnixSocket")
-        if not path:
-            raise HandshakeFailed("the session document wants a Unix socket, but names none")
+        if not path or "\0" in path:
+            raise HandshakeFailed("the session document wants a Unix socket, but names none that there can be")
         return LocalEnd(0, path)
     text = _member(properties, "localPortNumber") or "0"
     if not (text.isascii() and text.isdigit() and len(text) <= 5 and int(text) < 65536):

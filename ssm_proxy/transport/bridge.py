@@ -55,6 +55,9 @@ from ssm_proxy.transport.websocket import WebSocketTransport
 FLUSH_AT_END = 0.5
 END_TIMEOUT = 5.0
 """TerminateSession takes four round trips and the service's time; nobody waits for us but a session that would stay."""
+STEADY_AFTER = 5.0
+"""A new connection that answers a ping and lasts so long works, though nothing else comes over it."""
+BEGIN_NOTICE_AFTER = 15.0
 SIGNAL_END_TIMEOUT = 1.4
 """Whoever sends a signal wants us gone within 2 s."""
 MAX_QUEUED_BYTES = 1024 * 1024
@@ -120,6 +123,9 @@ class Bridge:
         self._heartbeat = Heartbeat(time.monotonic(), time.time())
 
         self._key_request: DataKeyRequest | None = None
+        self._was_opened = False
+        self._steady_at: float | None = None  # when a connection that answers counts as one that works
+        self._begin_notice_at: float | None = None
         self._signal_number: int | None = None
         self._closed_reason: str | None = None
         self._error: SsmProxyError | None = None
@@ -199,6 +205,7 @@ class Bridge:
                     return 0.0
                 deadlines.append(self._channel.next_deadline())
             deadlines += [self._heartbeat.deadline, self._application.deadline()]
+            deadlines += [self._steady_at, self._begin_notice_at]
         elif self._state is not _State.OVER:
             deadlines.append(self._attempt_until if self._state is _State.CONNECTING else self._retry_at)
             deadlines.append(self._recovery.notice_at)
@@ -222,9 +229,10 @@ class Bridge:
             return
         if self._websocket.take_pong():
             self._channel.ping_answered()
+            if self._recovery.lost_for(now) is not None and self._steady_at is None:
+                self._steady_at = now + STEADY_AFTER
         if messages:
-            if self._recovery.works():
-                self._notify("the session goes on")
+            self._works()
             self._heartbeat.heard(now)
             self._application.heard(now)
         trace = self._trace
@@ -233,6 +241,12 @@ class Bridge:
                 trace.received(message)
             self._channel.receive(message, now)
         self._hand_out_events(now)
+
+    def _works(self) -> None:
+        """Take note that the connection is good: a loss after it is a new one."""
+        self._steady_at = None
+        if self._recovery.works():
+            self._notify("the session goes on")
 
     def _act(self, now: float) -> None:
         """Do what is due: the duty after anything that happened."""
@@ -294,6 +308,7 @@ class Bridge:
     def _handle(self, event: Event, now: float) -> None:
         application = self._application
         if isinstance(event, SessionStarted):
+            self._begin_notice_at = None
             self._mark("handshake")
             logger.info("session started: agent %s", event.agent_version)
             if event.customer_message:
@@ -331,7 +346,7 @@ class Bridge:
 
     def _begin_attempt(self, now: float) -> None:
         self._state = _State.CONNECTING
-        self._attempt_until = now + (ATTEMPT_TIMEOUT if self._connector.is_started else FIRST_ATTEMPT_TIMEOUT)
+        self._attempt_until = now + (ATTEMPT_TIMEOUT if self._was_opened else FIRST_ATTEMPT_TIMEOUT)
         self._attempts.begin()
 
     def _woken(self, now: float) -> None:
@@ -343,6 +358,7 @@ class Bridge:
                 self._channel.refuse_data_key(key, now)
             else:
                 self._channel.provide_data_key(key, now)
+            self._hand_out_events(now)
         result = self._attempts.take_result()
         if isinstance(result, Connection):
             self._opened(result, now)
@@ -352,6 +368,9 @@ class Bridge:
     def _opened(self, connection: Connection, now: float) -> None:
         self._mark("WebSocket")
         self._state = _State.CONNECTED
+        if not self._was_opened:
+            self._was_opened = True
+            self._begin_notice_at = now + BEGIN_NOTICE_AFTER
         websocket = self._websocket = connection.websocket
         websocket.send_text(self._channel.open(connection.token.reveal(), now))
         self._ping(now)
@@ -384,7 +403,15 @@ class Bridge:
         self._heartbeat.pinged(now, self._websocket.bytes_received, is_suspect=is_suspect)
 
     def _check_life(self, now: float) -> None:
-        assert self._websocket is not None
+        if self._websocket is None:  # lost in the turn in which the session failed
+            return
+        if self._steady_at is not None and now >= self._steady_at:
+            self._works()
+        if self._begin_notice_at is not None and now >= self._begin_notice_at:
+            self._begin_notice_at = None
+            self._notify(
+                "connected, but the session has not begun yet; the node's agent may be busy, or its command silent"
+            )
         if self._heartbeat.is_due(now):
             self._ping(now, is_suspect=self._heartbeat.is_silent(now))
         received = self._websocket.bytes_received
@@ -398,6 +425,7 @@ class Bridge:
             self._ping(now, is_suspect=True)
 
     def _close_websocket(self) -> None:
+        self._steady_at = None
         if self._websocket is not None:
             self._poller.remove(self._websocket.fileno())
             self._websocket.close()

@@ -179,6 +179,8 @@ class Termination:
             self._connector.terminate()
         except SsmProxyError as error:
             logger.info("the session could not be terminated: %s (%s)", error.message, error.cause)
+        except Exception as error:  # noqa: BLE001 - the boundary of a thread: nobody waits for more than its end
+            logger.info("the session could not be terminated: unexpected %s", type(error).__name__)
 
 
 def attempt_took_too_long() -> TransportTimeout:

@@ -7,11 +7,14 @@ blocking. Elsewhere a pipe cannot be polled: a thread pumps standard input into 
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import socket
 import stat
 import sys
 import threading
+
+from ssm_proxy.errors import SsmProxyError
 
 try:
     from fcntl import fcntl
@@ -19,6 +22,8 @@ except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment,unused-ignore]
 
 READ_BYTES = 64 * 1024
+_READER_GONE = frozenset({errno.EPIPE, errno.ECONNRESET, errno.EIO, errno.ENXIO})
+"""The last two are those of a terminal that hung up."""
 FIRST_PIPE_BYTES = 4 * 1024
 MAX_PENDING_BYTES = 512 * 1024
 """Beyond this the WebSocket is not read: a reader that stands still holds back the sender; our memory stays flat."""
@@ -111,7 +116,11 @@ class OutputEnd:
         return len(self._pending) >= self._max_pending
 
     def write(self, data: bytes) -> None:
-        """Write in order, now or when ``flush`` is called."""
+        """Write in order, now or when ``flush`` is called.
+
+        Raises:
+            SsmProxyError: it cannot be written, though its reader has not gone.
+        """
         if self.is_gone:
             return
         if not self._pending:
@@ -137,9 +146,15 @@ class OutputEnd:
                     written += os.write(self._fd, view[written : written + READ_BYTES])
                 except BlockingIOError:
                     break
-                except OSError:  # EPIPE, ECONNRESET: whoever read this has gone
+                except OSError as error:
                     self.is_gone = True
                     written = len(view)
+                    if error.errno not in _READER_GONE:  # a full disk, for one: what is missing must not look whole
+                        raise SsmProxyError(
+                            "the output of the node cannot be written",
+                            cause=error.strerror,
+                            hint="what was written so far is not all",
+                        ) from error
         return written
 
 

@@ -22,6 +22,7 @@ class SignalWatch:
         self._reader.setblocking(False)
         self._writer.setblocking(False)
         self._caught: list[int] = []
+        self._was_interrupted = False
         self._before: dict[int, Any] = {}
         for name in names:
             number = getattr(signal, name, None)
@@ -40,14 +41,15 @@ class SignalWatch:
         return caught
 
     def close(self) -> None:
-        """Let the signals do what they did before."""
+        """Let the signals do what they did before; not SIGINT, if it came: another Ctrl-C must not change the end."""
         for number, handler in self._before.items():
-            signal.signal(number, handler)
+            signal.signal(number, signal.SIG_IGN if number == signal.SIGINT and self._was_interrupted else handler)
         self._before = {}
         self._reader.close()
         self._writer.close()
 
     def _handle(self, number: int, _frame: FrameType | None) -> None:
         self._caught.append(number)
+        self._was_interrupted = self._was_interrupted or number == signal.SIGINT
         with contextlib.suppress(OSError):  # full: it is awake already
             self._writer.send(b"\0")

@@ -74,6 +74,11 @@ class TerminalShell(ApplicationBase):
         """The exit code that the node told, if it did."""
 
     @property
+    def has_started(self) -> bool:
+        """Whether the session has begun."""
+        return self.channel.is_started
+
+    @property
     def reader_is_gone(self) -> bool:
         """Whether nobody takes the output any more."""
         return self._sink.is_gone

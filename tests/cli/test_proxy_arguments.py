@@ -111,8 +111,8 @@ def test_a_closed_stream(closed: str) -> None:
 
 CLAIM = """
 import os, subprocess, sys
-from ssm_proxy.cli.commands.proxy import _claim_streams
-input_fd, output_fd = _claim_streams()
+from ssm_proxy.cli.streams import claim_streams
+input_fd, output_fd = claim_streams()
 print("a library prints")
 os.write(1, b"a library writes\\n")
 subprocess.run([sys.executable, "-c", "import sys; print('a child prints', repr(sys.stdin.read()))"])

@@ -64,7 +64,9 @@ def adapted(line: str, local: int, remote: int, log: Path) -> list[str]:
     line = line.replace(LOG, str(log)).replace("~/.local/bin", str(log.parent))
     line = re.sub(r'("localPortNumber":\[|localPortNumber=)"\d+"', rf'\g<1>"{local}"', line)
     line = re.sub(r'("portNumber":\[|portNumber=)"80(80)?"', rf'\g<1>"{remote}"', line)
-    line = re.sub(r"(forward \S+) \d+:(80$)?", lambda match: f"{match[1]} {local}:{remote if match[2] else ''}", line)
+    line = re.sub(
+        r"(forward \S+) \d+:((?:80)?80$)?", lambda match: f"{match[1]} {local}:{remote if match[2] else ''}", line
+    )
     return shlex.split(line)
 
 
@@ -289,7 +291,7 @@ def test_connections_live_on_while_the_websocket_is_cut(page_emulator: Emulator,
         (["--document-name", "Nothing"], 5, "the session document 'Nothing' cannot be used"),
         (["--document-name", "AWS-StartSSHSession", "--parameters", "nonsense=1"], 5, "nonsense"),
         (["--document-name", "AWS-StartPortForwardingSession", "--parameters", "portNumber=99999"], 5, "portNumber"),
-        (["--document-name", "Unknown"], 9, "not supported"),
+        (["--document-name", "Unknown"], 7, "not supported"),
     ],
 )
 def test_bad_input_has_its_message_and_its_status(
@@ -339,3 +341,95 @@ def test_a_refused_connection_is_told_and_the_others_go_on(page_user: User) -> N
         status, errors = ending(process)
     assert status == 130
     assert "refused" in errors
+
+
+# --- what surrounds it ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "<&- >&- 2>&-"])
+@pytest.mark.parametrize(
+    ("command", "status"),
+    [(f"start-session -v --target {EMBEDDED}", 2), (f"shell -v {EMBEDDED}", 2), (f"exec -v {EMBEDDED} true", 255)],
+)
+def test_a_closed_descriptor_never_becomes_a_socket_of_ours(
+    closed: str, command: str, status: int, page_emulator: Emulator, page_user: User
+) -> None:
+    done = subprocess.run(
+        ["sh", "-c", f"ssm-proxy {command} {closed}"],
+        env=page_user.environment,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        timeout=30,
+    )
+    assert done.returncode == status
+    assert page_emulator.sessions() == []
+
+
+def test_a_full_disk_is_an_error(page_emulator: Emulator, page_user: User) -> None:
+    for command in (
+        f"exec {EMBEDDED} echo x",
+        f"start-session --target {EMBEDDED} --document-name "
+        "AWS-StartNonInteractiveCommand --parameters command='echo x'",
+    ):
+        done = subprocess.run(
+            ["sh", "-c", f"ssm-proxy {command} > /dev/full"], env=page_user.environment, capture_output=True, timeout=30
+        )
+        assert done.returncode in (1, 255)
+        assert b"cannot be written" in done.stderr
+        assert b"No space left" in done.stderr
+    assert session_states(page_emulator) == ["Terminated"] * 2
+
+
+def test_a_command_that_says_nothing_ends_well(page_user: User) -> None:
+    done = start_session(page_user, "--document-name", "AWS-StartInteractiveCommand", "--parameters", "command=true")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_credential_programs_see_nothing_of_what_is_piped_in(
+    emulator: Emulator, new_user: MakeUser, tmp_path: Path
+) -> None:
+    environment = emulator.environment()
+    thief = tmp_path / "thief"
+    thief.write_text(
+        "#!/bin/sh\nhead -c 10 > " + str(tmp_path / "stolen") + "\n"
+        f"""echo '{{"Version": 1, "AccessKeyId": "{environment["AWS_ACCESS_KEY_ID"]}", "SecretAccessKey": """
+        f""""{environment["AWS_SECRET_ACCESS_KEY"]}"}}'\n"""
+    )
+    thief.chmod(0o755)
+    user = new_user(
+        emulator, environment={"AWS_ACCESS_KEY_ID": "", "AWS_SECRET_ACCESS_KEY": "", "AWS_PROFILE": "thief"}
+    )
+    (user.folder / "aws_config").write_text(f"[profile thief]\ncredential_process = {thief}\n")
+    variables = {name: value for name, value in user.environment.items() if value}
+    (line,) = re.findall(r"^ProxyCommand .*start-session.*$", PAGE.read_text(), re.MULTILINE)
+    done = subprocess.run(
+        user.command("ssh", "-o", line.replace("ProxyCommand ", "ProxyCommand=", 1), user.host, "echo works"),
+        env=variables,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        timeout=60,
+    )
+    assert (done.returncode, done.stdout) == (0, b"works\n"), done.stderr
+    assert (tmp_path / "stolen").read_bytes() == b""
+
+
+def test_ctrl_c_again_and_again_ends_in_one_way(page_emulator: Emulator, page_user: User, remote: int) -> None:
+    local = free_port()
+    command = ["ssm-proxy", "start-session", "--target", EMBEDDED, *port_arguments(local, remote)]
+    with running(page_user, command) as process:
+        wait_for_listener(process, local)
+        while process.poll() is None:
+            process.send_signal(signal.SIGINT)
+        assert ending(process) == (130, "")
+    assert session_states(page_emulator) == ["Terminated"]
+
+
+def test_sigquit_ends_the_session_too(page_emulator: Emulator, page_user: User, remote: int) -> None:
+    local = free_port()
+    with running(
+        page_user, ["ssm-proxy", "start-session", "--target", EMBEDDED, *port_arguments(local, remote)]
+    ) as process:
+        wait_for_listener(process, local)
+        process.send_signal(signal.SIGQUIT)
+        assert ending(process) == (128 + signal.SIGQUIT, "")
+    assert session_states(page_emulator) == ["Terminated"]

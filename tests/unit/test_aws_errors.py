@@ -311,7 +311,7 @@ ANSWERS = [
     ("ThrottlingException", 400, Throttled, "throttled, also at attempt 1", "ControlMaster"),
     ("RequestLimitExceeded", 503, Throttled, "throttled", "fewer"),
     ("InvalidDocument", 400, DocumentRejected, "'AWS-StartSSHSession' cannot be used", "--document-name"),
-    ("InvalidParameters", 400, DocumentRejected, "does not accept our parameters", "portNumber"),
+    ("InvalidParameters", 400, DocumentRejected, "does not accept the parameters", "portNumber"),
     ("ValidationException", 400, ControlPlaneError, f"on target '{TARGET}'", "i-0123456789abcdef0"),
     ("InternalServerError", 500, ControlPlaneError, "HTTP status 500", "try again"),
     ("ServiceUnavailable", 503, ControlPlaneError, "HTTP status 503", "try again"),

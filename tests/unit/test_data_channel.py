@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from simulation import wire_sketch
+from simulation.fixed_window import FixedWindow
 from simulation.pair import PAUSE, START, make_channel
 from simulation.wire_sketch import Frame
 
@@ -38,7 +39,6 @@ from ssm_proxy.channel.events import (
     SessionStarted,
 )
 from ssm_proxy.channel.incoming import MAX_STORED_BYTES
-from ssm_proxy.channel.window import FixedWindow
 from ssm_proxy.errors import (
     AcknowledgeTimeout,
     ChallengeFailed,
@@ -931,6 +931,19 @@ class TestHandshakeTimeout:
             assert events == []
         else:
             assert "within 5 seconds" in str(failure(events).cause)
+
+    def test_a_handshake_that_has_begun_has_to_end(self) -> None:
+        """Silence may be that of a shell without handshake; after a request it is none."""
+        side = Side(is_open=False)
+        side.channel = make_channel(handshake_timeout=None)
+        side.channel.open("token", 0.0)
+        assert side.wait(1000.0) == []
+        side.receive(
+            wire_sketch.output(0, wire_sketch.handshake_request(), 5), wire_sketch.input_acknowledge(0), now=1000.0
+        )
+        side.sent(1000.0)
+        assert side.wait(1000.0 + HANDSHAKE_TIMEOUT - 0.1) == []
+        assert isinstance(failure(side.wait(1000.0 + HANDSHAKE_TIMEOUT)), HandshakeFailed)
 
 
 KEY = DataKey(bytes(range(64)), b"wrapped")

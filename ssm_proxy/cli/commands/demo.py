@@ -31,14 +31,19 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser = commands.add_parser(
         "demo",
         help="see ssh and scp work through an emulated Session Manager, without an AWS account",
-        description="Start the emulator, run a real ssh command and a real scp round trip through the ProxyCommand to\n"
+        description="examples:\n"
+        "  ssm-proxy demo\n"
+        "  ssm-proxy demo --size 64 --unpaced\n"
+        "\nStart the emulator, run a real ssh command and a real scp round trip through the ProxyCommand to\n"
         "its managed node, compare checksums, and tell how fast it was. Nothing is left behind.",
-        epilog="examples:\n  ssm-proxy demo\n  ssm-proxy demo --size 64 --unpaced\n",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
     parser.add_argument(
-        "--size", metavar="MIB", default=str(_DEFAULT_SIZE_MIB), help=f"size of the file in MiB ({_DEFAULT_SIZE_MIB})"
+        "--size",
+        metavar="MIB",
+        default=str(_DEFAULT_SIZE_MIB),
+        help=f"size of the file in MiB (default: {_DEFAULT_SIZE_MIB})",
     )
     parser.add_argument(
         "--unpaced",

@@ -18,16 +18,21 @@ if TYPE_CHECKING:
     from ssm_proxy.emulator import Emulator
 
 _DESCRIPTION: Final = """\
-Play the Session Manager service, its agents and their managed nodes on this machine, for tests and for trying things
-out. Port 22 of a node is an embedded SSH server that runs commands as the current user, or any address given with
---node; other ports of a node are those of 127.0.0.1. It listens on loopback, until Ctrl-C."""
-
-_EPILOG: Final = """\
 examples:
   ssm-proxy emulator --port 8022
   ssm-proxy emulator --node i-0123456789abcdef0=127.0.0.1:2222 --tls
   ssm-proxy emulator --documents my-session-documents --agent-version 3.0.655.0
-  ssm-proxy emulator --agent-pacing none --fault drop_after_bytes=5000000 --fault drop_manner=close-1000
+  ssm-proxy emulator --fault drop_after_bytes=5000000 --fault drop_manner=close-1000
+
+Play the Session Manager service, its agents and their managed nodes on this machine, for tests and
+for trying things out. It listens on loopback until Ctrl-C; what it prints first are the variables of
+the environment by which clients find it.
+
+Shells and commands run as the current user. So does the SSH server that is port 22 of a node, unless
+--node gives another address; other ports of a node are those of 127.0.0.1."""
+
+_EPILOG: Final = """\
+while it runs, with the address that it printed:
   curl -d '{"delay_ms": 50}' http://127.0.0.1:8022/_emulator/faults
   curl -d '{"side": "client", "manner": "reset"}' http://127.0.0.1:8022/_emulator/drop
   curl http://127.0.0.1:8022/_emulator/statistics

@@ -22,6 +22,7 @@ from ssm_proxy.cli.session_command import (
     run_session,
     surroundings,
 )
+from ssm_proxy.cli.streams import claim_streams
 from ssm_proxy.errors import SessionEnded, SsmProxyError, UsageError
 
 if TYPE_CHECKING:
@@ -158,17 +159,18 @@ def _run(arguments: argparse.Namespace) -> int:
         text = command.command_text(arguments.words, marker)
         default_document = command.NONINTERACTIVE_DOCUMENT
     document = arguments.document_name or default_document
+    streams = claim_streams()
     with surroundings(arguments) as around:
         target = around.control_plane.resolve_target(arguments.target, around.notify)
         request = SessionRequest(target, document, {"command": [text]}, arguments.reason)
-        return (_run_on_terminal if on_terminal else _run_without)(around, request, marker)
+        return (_run_on_terminal if on_terminal else _run_without)(around, request, streams, marker)
 
 
-def _run_on_terminal(around: Surroundings, request: SessionRequest, marker: str) -> int:
+def _run_on_terminal(around: Surroundings, request: SessionRequest, streams: tuple[int, int], marker: str) -> int:
     from ssm_proxy.sessions.command import OutputSorter
 
     sorter = OutputSorter(marker)
-    end = run_on_terminal(around, request, sorter)
+    end = run_on_terminal(around, request, streams, sorter)
     if sorter.status is not None:
         return sorter.status
     if end.local_status is not None:
@@ -176,7 +178,7 @@ def _run_on_terminal(around: Surroundings, request: SessionRequest, marker: str)
     return _told_status(end.shell.code, end.outcome)
 
 
-def _run_without(around: Surroundings, request: SessionRequest, marker: str) -> int:
+def _run_without(around: Surroundings, request: SessionRequest, streams: tuple[int, int], marker: str) -> int:
     from ssm_proxy.sessions.command import check_command_session
     from ssm_proxy.transport.command_output import CommandOutput
     from ssm_proxy.transport.endpoints import OutputEnd
@@ -190,7 +192,7 @@ def _run_without(around: Surroundings, request: SessionRequest, marker: str) -> 
                 CommandOutput(
                     channel,
                     marker=marker,
-                    output=OutputEnd(1),
+                    output=OutputEnd(streams[1]),
                     error_output=OutputEnd(2),
                     interrupts=interrupts,
                 )
@@ -198,7 +200,7 @@ def _run_without(around: Surroundings, request: SessionRequest, marker: str) -> 
             return commands[0]
 
         session = make_session(around, request, make_application, check_session=check_command_session)
-        outcome = run_session(session, ending_signals=("SIGTERM", "SIGHUP"))
+        outcome = run_session(session, ending_signals=("SIGQUIT", "SIGTERM", "SIGHUP"))
     command = commands[0]
     if command.status is not None:
         return command.status

@@ -22,38 +22,39 @@ WANTED_DESCRIPTORS = 4096
 """Some systems give a process 256, which a browser uses up."""
 
 _DESCRIPTION = """\
-Listen on local ports or Unix sockets and carry each connection to a port of a managed node, or of a host
-that the node reaches, through Session Manager.
+examples:
+  ssm-proxy forward i-0123456789abcdef0 8080:80
+  ssm-proxy forward i-0123456789abcdef0 5432:db.internal:5432 6379:cache.internal:6379
+  ssm-proxy forward i-0123456789abcdef0 0:db.internal:5432 -- psql -h 127.0.0.1 -p {port}
+
+Listen on local ports or Unix sockets and carry each connection to a port of a managed node, or of a
+host that the node reaches, through Session Manager.
 
 SPEC is written as for ssh -L; without a host the node itself is meant:
   PORT:HOSTPORT        8080:80                a port of the node
   PORT:HOST:HOSTPORT   5432:db.internal:5432  a port of a host that the node reaches
   BIND:PORT:…          0.0.0.0:8080:80        listen there instead of on 127.0.0.1; * is everywhere
-  SOCKET:…             /tmp/db.sock:db.internal:5432
+  SOCKET:…             /tmp/db.sock:db.internal:5432  a Unix socket; its path has a slash in it
 PORT 0 takes any free one. IPv6 addresses stand in brackets: [::1]:8080:80.
 """
 _EPILOG = """\
-One session is started for each SPEC. If one of them cannot be started, or ends, all end, with that error.
-A connection that the destination refuses is reset and reported; the forwarding goes on. While the network
-is away, connections wait. Ctrl-C ends with status 130.
+One session is started for each SPEC. If one of them cannot be started, or ends, all end, with
+that error. A connection that the destination refuses is reset and reported; the forwarding goes
+on. While the network is away, connections wait. Ctrl-C ends with status 130.
 
---ready-json opens one connection to each destination as a probe, sends nothing, and closes it again;
-servers may log that. It shows that the destination answered, or that the agent did not report a refusal
-within a second; a destination that swallows packets looks the same. A refused probe ends the command with
-status 10.
+--ready-json opens one connection to each destination as a probe, sends nothing, and closes it
+again; servers may log that. It shows that the destination answered, or that the agent did not
+report a refusal within a second; a destination that swallows packets looks the same. A refused
+probe ends the command with status 10.
 
-COMMAND runs while the forwardings live: {port} in it is the port of the first listener, and the variables
-SSM_PROXY_PORT_0, SSM_PROXY_PORT_1, … hold those of all. It starts when all listen, with --ready-json when
-all are ready. Its status is that of ssm-proxy. If a forwarding ends first, COMMAND is ended, and the
-status is that of the error. Ctrl-C is then for COMMAND alone.
+COMMAND runs while the forwardings live: {port} in it is the port of the first listener, and the
+variables SSM_PROXY_PORT_0, SSM_PROXY_PORT_1, … hold those of all. It starts when all listen, with
+--ready-json when all are ready. ssm-proxy ends with its status. If a forwarding ends first,
+COMMAND is ended, and the status is that of the error. While it runs, Ctrl-C is for COMMAND alone.
 
-There is no half-close: when a program sends no more, its connection lives until the destination closes it,
-or has been silent for 10 s. With agents up to 3.0.196 connections are carried one at a time; others wait.
-
-examples:
-  ssm-proxy forward i-0123456789abcdef0 8080:80
-  ssm-proxy forward i-0123456789abcdef0 5432:db.internal:5432 6379:cache.internal:6379
-  ssm-proxy forward i-0123456789abcdef0 0:db.internal:5432 -- psql -h 127.0.0.1 -p {port}
+There is no half-close: when a program sends no more, its connection lives until the destination
+closes it, or has been silent for 10 s. With agents up to 3.0.196 connections are carried one at a
+time; others wait.
 """
 
 
@@ -69,7 +70,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         allow_abbrev=False,
     )
     parser.add_argument("target", metavar="TARGET", help="i-…, mi-…, or ecs:CLUSTER/SERVICE-OR-TASK[/CONTAINER]")
-    parser.add_argument("specs", metavar="SPEC", nargs="+", help="see above")
+    parser.add_argument("specs", metavar="SPEC", nargs="+", help="where to listen, and where that leads: see above")
     parser.add_argument(
         "--ready-json",
         action="store_true",

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from ssm_proxy.cli.main import PLUGIN_PROGRAM as PROGRAM
 from ssm_proxy.cli.session_command import ENDING_SIGNALS, EXIT_SIGNAL_BASE, add_log_options, surroundings
+from ssm_proxy.cli.streams import claim_streams
 from ssm_proxy.errors import SsmProxyError, UsageError
 from ssm_proxy.secret import Secret
 
@@ -67,13 +68,14 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         help="stand in for the Session Manager plugin of the AWS CLI",
         usage=f"ssm-proxy plugin [-h] [--version] [--install DIR] [-v] [--log-file FILE]\n"
         f"       ssm-proxy plugin [-v] [--log-file FILE] RESPONSE REGION {_OPERATION} [PROFILE REQUEST ENDPOINT]",
-        description="Carry a session that the AWS CLI has started. Once installed in a folder of the PATH, in front\n"
-        "of the original if that is there too, `aws ssm start-session` and `aws ecs execute-command` use it.",
-        epilog="examples:\n"
+        description="examples:\n"
         "  ssm-proxy plugin --install ~/.local/bin\n"
+        "  ssm-proxy plugin --version\n"
+        "\nCarry a session that the AWS CLI has started. Once installed in a folder of the PATH, in front of the\n"
+        "original if that is there too, the AWS CLI uses it as ever:\n"
         "  aws ssm start-session --target i-0123456789abcdef0\n"
-        "  aws ecs execute-command --cluster prod --task 0123456789abcdef0123456789abcdef --interactive --command sh\n"
-        f"\nIt also does so under the name {PROGRAM}, as a link or a copy.",
+        "  aws ecs execute-command --cluster prod --task TASK --interactive --command sh",
+        epilog=f"ssm-proxy is the plugin under the name {PROGRAM} too, as a link or a copy.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
@@ -105,9 +107,7 @@ def run(arguments: argparse.Namespace) -> int:
         # Not to standard output: `aws ecs execute-command` makes this call first, and its output is the container's.
         print("ssm-proxy stands in for the Session Manager plugin: use the AWS CLI to start a session", file=sys.stderr)
         return 0
-    status = _run_session(arguments, read_call(arguments.words, os.environ))
-    # Ctrl-C is how people end a forwarded port. At anything but 0 the AWS CLI shows them our command line.
-    return 0 if status == EXIT_SIGNAL_BASE + signal.SIGINT else status
+    return _run_session(arguments, read_call(arguments.words, os.environ))
 
 
 def _run_session(arguments: argparse.Namespace, call: PluginCall) -> int:
@@ -115,18 +115,24 @@ def _run_session(arguments: argparse.Namespace, call: PluginCall) -> int:
     arguments.stream_endpoint_url = None
     try:
         _take_signals()
+        streams = claim_streams()
         with surroundings(arguments) as around:
             from ssm_proxy.cli.any_session import run_any_session
             from ssm_proxy.connector import SessionRequest
 
             logger.info("session %s to %s", call.started.session_id, call.target)
-            return run_any_session(around, SessionRequest(call.target), call.started)
+            return run_any_session(around, SessionRequest(call.target), streams, call.started, status_of_interrupt=0)
     except _Signalled as signalled:
         _end_session(call)
-        return EXIT_SIGNAL_BASE + signalled.number
-    except UsageError:
+        return _status_of_signal(signalled.number)
+    except BaseException:  # a second end does no harm, and there may have been none
         _end_session(call)
         raise
+
+
+def _status_of_signal(number: int) -> int:
+    # Ctrl-C is how people end a forwarded port. At anything but 0 the AWS CLI shows them our command line.
+    return 0 if number == signal.SIGINT else EXIT_SIGNAL_BASE + number
 
 
 class _Signalled(BaseException):
@@ -147,11 +153,10 @@ def _take_signals() -> None:
 
     for name in ENDING_SIGNALS:
         number = getattr(signal, name, None)
-        if number is not None and (name == "SIGINT" or signal.getsignal(number) is not signal.SIG_IGN):
+        if number is not None and (name in ("SIGINT", "SIGQUIT") or signal.getsignal(number) is not signal.SIG_IGN):
             signal.signal(number, handle)
-    for name in ("SIGQUIT", "SIGTSTP"):
-        if hasattr(signal, name):
-            signal.signal(getattr(signal, name), signal.SIG_DFL)
+    if hasattr(signal, "SIGTSTP"):
+        signal.signal(signal.SIGTSTP, signal.SIG_DFL)
 
 
 def _end_session(call: PluginCall) -> None:

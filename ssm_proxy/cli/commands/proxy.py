@@ -6,16 +6,15 @@ import argparse
 import contextlib
 import gc
 import logging
-import os
 import re
 import signal
-import sys
 import time
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING
 
 from ssm_proxy.cli import messages
 from ssm_proxy.cli.session_command import EXIT_SIGNAL_BASE, add_aws_options, add_log_options
+from ssm_proxy.cli.streams import claim_streams
 from ssm_proxy.cli.terminal import TerminalGuard
 from ssm_proxy.cli.timing import Timeline
 from ssm_proxy.errors import SsmProxyError, TargetError, UsageError
@@ -40,13 +39,13 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser = commands.add_parser(
         "proxy",
         help="the ProxyCommand: carry ssh's bytes to a managed node",
-        description="Carry standard input to a port of a managed node and its bytes to standard output, through\n"
-        "Session Manager. Made to be started by ssh:\n\n" + messages.SSH_CONFIG_LINES,
-        epilog="examples:\n"
+        description="examples:\n"
         "  ssh -o ProxyCommand='ssm-proxy proxy %h %p' ec2-user@i-0123456789abcdef0\n"
-        "  ssh -o ProxyCommand='ssm-proxy proxy --profile prod --region eu-west-1 %h %p' ec2-user@i-0123456789abcdef0\n"
-        "  ssh -o ProxyCommand='ssm-proxy proxy -vv --log-file /tmp/ssm.log %h %p' ec2-user@i-0123456789abcdef0\n"
-        "\nCtrl-C does not end the tunnel: it is for the program at the other end. The tunnel ends with ssh.",
+        "  ssh -o ProxyCommand='ssm-proxy proxy --profile prod -v %h %p' ec2-user@i-0123456789abcdef0\n"
+        "\nCarry standard input to a port of a managed node and its bytes to standard output, through\n"
+        "Session Manager. Made to be started by ssh, best by these lines in ~/.ssh/config:\n\n"
+        + messages.SSH_CONFIG_LINES,
+        epilog="Ctrl-C does not end the tunnel: it is for the program at the other end. The tunnel ends with ssh.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
@@ -73,7 +72,7 @@ def run(arguments: argparse.Namespace) -> int:
         )
     # They go to every process of the terminal's foreground group. Ctrl-C is for the remote program; ssh sends it.
     _ignore_signals(_TERMINAL_SIGNALS)
-    input_fd, output_fd = _claim_streams()
+    input_fd, output_fd = claim_streams()
     stderr = messages.StderrWriter()
     timeline = Timeline(stderr.write if arguments.timing else _show_nothing)
     terminal = TerminalGuard()
@@ -215,45 +214,6 @@ def _ignore_signals(names: Sequence[str]) -> None:
     for name in names:
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), signal.SIG_IGN)
-
-
-def _claim_streams() -> tuple[int, int]:
-    """Take standard input and output for the tunnel alone.
-
-    Whatever a library or a credential process prints goes to standard error from here on, and none of them can read a
-    byte of ssh's.
-
-    Raises:
-        UsageError: one of them is closed.
-    """
-    try:
-        os.fstat(0)
-        os.fstat(1)
-    except OSError as error:
-        raise UsageError(
-            "standard input or output is closed", hint="this command is for ssh to start, as its ProxyCommand"
-        ) from error
-    nothing = os.open(os.devnull, os.O_RDWR)
-    try:
-        os.fstat(2)
-    except OSError:  # closed: nobody can be told anything, and its number must not become that of a stream
-        os.dup2(nothing, 2)
-    input_fd = os.dup(0)
-    output_fd = os.dup(1)
-    os.dup2(nothing, 0)
-    os.dup2(2, 1)
-    if nothing > 2:
-        os.close(nothing)
-    _set_binary(input_fd, output_fd)
-    return input_fd, output_fd
-
-
-def _set_binary(*fds: int) -> None:
-    if sys.platform == "win32":
-        import msvcrt
-
-        for fd in fds:
-            msvcrt.setmode(fd, os.O_BINARY)
 
 
 def _show_nothing(_line: str) -> None:

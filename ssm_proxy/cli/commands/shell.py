@@ -7,7 +7,6 @@ import signal
 from typing import TYPE_CHECKING, NamedTuple
 
 from ssm_proxy.cli.session_command import (
-    ENDING_SIGNALS,
     EXIT_SIGNAL_BASE,
     Surroundings,
     add_aws_options,
@@ -18,6 +17,7 @@ from ssm_proxy.cli.session_command import (
     run_session,
     surroundings,
 )
+from ssm_proxy.cli.streams import claim_streams
 from ssm_proxy.errors import SessionEnded
 
 if TYPE_CHECKING:
@@ -73,10 +73,11 @@ def run(arguments: argparse.Namespace) -> int:
     """Be the terminal of a shell on the node until one of both ends it."""
     from ssm_proxy.connector import SessionRequest
 
+    streams = claim_streams()
     with surroundings(arguments) as around:
         target = around.control_plane.resolve_target(arguments.target, around.notify)
         request = SessionRequest(target, arguments.document_name, {}, arguments.reason)
-        return shell_status(run_on_terminal(around, request), arguments.target)
+        return shell_status(run_on_terminal(around, request, streams), arguments.target)
 
 
 class TerminalEnd(NamedTuple):
@@ -97,12 +98,15 @@ class TerminalEnd(NamedTuple):
         return READER_GONE if self.shell.reader_is_gone else None
 
 
-def run_on_terminal(around: Surroundings, request: SessionRequest, sorter: OutputSorter | None = None) -> TerminalEnd:
+def run_on_terminal(
+    around: Surroundings, request: SessionRequest, streams: tuple[int, int], sorter: OutputSorter | None = None
+) -> TerminalEnd:
     """Run a session between the user's terminal, or pipes, and one on the node.
 
     Args:
         around: what the command talks to.
         request: what to start.
+        streams: descriptors for input and output, see ``claim_streams``.
         sorter: takes the frames of a command out of the output; None for a shell.
 
     Raises:
@@ -112,7 +116,7 @@ def run_on_terminal(around: Surroundings, request: SessionRequest, sorter: Outpu
     from ssm_proxy.transport.console import Console
     from ssm_proxy.transport.terminal import TerminalShell
 
-    console = Console()
+    console = Console(*streams)
     shells: list[TerminalShell] = []
 
     def make_application(channel: DataChannel) -> Application:
@@ -121,7 +125,7 @@ def run_on_terminal(around: Surroundings, request: SessionRequest, sorter: Outpu
 
     try:
         session = make_session(around, request, make_application, check_session=check_shell_session)
-        outcome = run_session(session, ending_signals=ENDING_SIGNALS)
+        outcome = run_session(session)
     finally:
         console.close()
     return TerminalEnd(outcome, shells[0])
@@ -136,5 +140,5 @@ def shell_status(end: TerminalEnd, target: str) -> int:
     if end.local_status is not None:
         return end.local_status
     if end.outcome.closed_reason:
-        raise closed_by_service(target, end.outcome.closed_reason)
+        raise closed_by_service(target, end.outcome.closed_reason, has_begun=end.shell.has_started)
     return 0

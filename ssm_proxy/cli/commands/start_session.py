@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 
 from ssm_proxy.cli.session_command import add_aws_options, add_log_options, surroundings
+from ssm_proxy.cli.streams import claim_streams
 from ssm_proxy.errors import UsageError
 
 LONGEST_REASON = 256
@@ -20,15 +21,18 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "  ssm-proxy start-session --target i-0123456789abcdef0\n"
         "  ssm-proxy start-session --target i-0123456789abcdef0 --document-name AWS-StartPortForwardingSession \\\n"
         "      --parameters portNumber=80,localPortNumber=8080\n"
-        "\nStart a session of any kind: what it is follows from the session document. The options mean what\n"
-        "they mean to the AWS CLI. For people there are shell, exec and forward.",
-        epilog="The exit status is that of the command, where the document reports one. A forwarded port is told on\n"
-        "standard error; standard output is for what comes from the node.",
+        "\nStart a session of any kind, as the session document has it: a shell, a command, a forwarded port, SSH.\n"
+        "The options mean what they mean to the AWS CLI. For people there are shell, exec and forward.",
+        epilog="The exit status is that of the command if the document has it reported, else 0. Standard error\n"
+        "tells where a forwarded port listens; standard output is for what comes from the node.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
     parser.add_argument(
-        "--target", metavar="TARGET", required=True, help="i-…, mi-…, ecs:CLUSTER_TASK_RUNTIME, or any other node's id"
+        "--target",
+        metavar="TARGET",
+        required=True,
+        help="i-…, mi-…, ecs:CLUSTER_TASK_RUNTIME or any other node's id; ecs:CLUSTER/SERVICE-OR-TASK[/CONTAINER]",
     )
     parser.add_argument(
         "--document-name",
@@ -54,10 +58,11 @@ def run(arguments: argparse.Namespace) -> int:
     parameters = {} if arguments.parameters is None else parse_parameters(arguments.parameters)
     if arguments.reason is not None and not 0 < len(arguments.reason) <= LONGEST_REASON:
         raise UsageError(f"the reason must have 1 to {LONGEST_REASON} characters")
+    streams = claim_streams()
     with surroundings(arguments) as around:
         from ssm_proxy.cli.any_session import run_any_session
 
         target = around.control_plane.resolve_target(arguments.target, around.notify)
         return run_any_session(
-            around, SessionRequest(target, arguments.document_name, parameters, arguments.reason or None)
+            around, SessionRequest(target, arguments.document_name, parameters, arguments.reason), streams
         )
