@@ -45,26 +45,29 @@ _CHOSEN_SHELL: Final = 'exec $(command -v bash||echo sh) -c "$1" "$0" "$@"'
 # Without separation both streams go to one file, which is sent when all is over. Then standard error waits in another,
 # which has lost its name, and follows. Where that cannot be had they stay joined.
 #
+# What it calls its own has names that nobody exports: the command must find its environment unchanged. Under bash a
+# command that stopped itself looks like one that ended, hence the look whether it is there.
+#
 # The agent signals and kills one process only, this one (agent/session/shell/execcmd/execcmd.go), which hands on what
 # Ctrl-C is; SIGTERM if the command would be deaf.
 _SEPARATED: Final = r"""exec 3>&2 2>/dev/null
-g=$2 f=${TMPDIR:-/tmp}/ssm-$0 e= t= k=2 p=
+_g=$2 _f=${TMPDIR:-/tmp}/ssm-$0 _e= _t= _k=2 _p=
 shift 2
-[ /dev/fd/1 -ef /dev/fd/3 ]&&(umask 77;set -C;:>"$f")&&exec 3>>"$f" 4<"$f"&&e=1&&rm "$f"
-if [ "$BASH_VERSION" ];then set -m;else t=$(command -v setsid) k=15;fi
-trap 'i=1;kill -$k -$p||kill -$k $p' 2 3
-$t sh -c "$g" sh $$ "$@" 2>&3 3>&- 4<&- &
-p=$!
-while i=;wait $p;s=$?;[ $i ];do :;done
-if [ $e ];then printf '\036%se\036' $0;cat<&4;else printf '\036%sz\036' $0 >&3;fi
-printf '\036%s%d\036' $0 $s
-exit $s"""
+[ /dev/fd/1 -ef /dev/fd/3 ]&&(umask 77;set -C;:>"$_f")&&exec 3>>"$_f" 4<"$_f"&&_e=1&&rm "$_f"
+if [ "$BASH_VERSION" ];then set -m;else _t=$(command -v setsid) _k=15;fi
+trap '_i=1;kill -$_k -$_p||kill -$_k $_p' 2 3
+$_t sh -c "$_g" sh $$ "$@" 2>&3 3>&- 4<&- &
+_p=$!
+while _i=;wait $_p;_s=$?;[ $_i ]||{ kill -0 $_p&&sleep 1;};do :;done
+if [ $_e ];then printf '\036%se\036' $0;cat<&4;else printf '\036%sz\036' $0 >&3;fi
+printf '\036%s%d\036' $0 $_s
+exit $_s"""
 
 # The command looks once a second whether that shell was killed, as at the end of the session, and follows it.
-_GUARDED: Final = r"""p=$1
+_GUARDED: Final = r"""_p=$1
 shift
 (trap '' 15
-while kill -0 $$;do kill -0 $p||{ kill -15 -$$||kill -15 $$;sleep 2;kill -9 -$$||kill -9 $$;exit;}
+while kill -0 $$;do kill -0 $_p||{ kill -15 -$$||kill -15 $$;sleep 2;kill -9 -$$||kill -9 $$;exit;}
 sleep 1
 done </dev/null >/dev/null 2>&1 &)
 exec "$@"
@@ -77,9 +80,9 @@ shift 2
 printf '\036%sb\036' $0
 trap : 2 3
 (exec "$@")
-s=$?
-printf '\036%s%d\036' $0 $s
-exit $s"""
+_s=$?
+printf '\036%s%d\036' $0 $_s
+exit $_s"""
 
 
 def check_command_session(session_type: str, _properties: Any) -> str | None:

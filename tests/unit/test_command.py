@@ -172,6 +172,20 @@ def test_a_command(node: dict[str, str], words: list[str], separate: bool, resul
 
 
 @both
+def test_the_command_finds_its_environment_unchanged(node: dict[str, str], separate: bool) -> None:
+    names = "abcdefghijklmnopqrstuvwxyz"
+    node |= dict.fromkeys(names, "value")
+    script = f"for name in {' '.join(names)}; do eval printf '%s,' '\"$'$name'\"'; done"
+    assert run(node, ["sh", "-c", script], separate=separate) == (0, b"value," * len(names), b"")
+
+
+@both
+def test_a_command_that_stops_itself_has_not_ended(node: dict[str, str], separate: bool) -> None:
+    script = "(sleep 1; kill -CONT $$) & kill -STOP $$; echo went on; exit 4"
+    assert run(node, ["sh", "-c", script], separate=separate) == (4, b"went on\n", b"")
+
+
+@both
 def test_a_command_that_is_not_there(node: dict[str, str], separate: bool) -> None:
     status, output, errors = run(node, ["nope"], separate=separate)
     assert (status, output) == (127, b"")

@@ -179,6 +179,7 @@ def _run_on_terminal(around: Surroundings, request: SessionRequest, streams: tup
 
 
 def _run_without(around: Surroundings, request: SessionRequest, streams: tuple[int, int], marker: str) -> int:
+    from ssm_proxy.channel.data_channel import HANDSHAKE_TIMEOUT
     from ssm_proxy.sessions.command import check_command_session
     from ssm_proxy.transport.command_output import CommandOutput
     from ssm_proxy.transport.endpoints import OutputEnd
@@ -199,7 +200,13 @@ def _run_without(around: Surroundings, request: SessionRequest, streams: tuple[i
             )
             return commands[0]
 
-        session = make_session(around, request, make_application, check_session=check_command_session)
+        session = make_session(
+            around,
+            request,
+            make_application,
+            check_session=check_command_session,
+            handshake_timeout=HANDSHAKE_TIMEOUT,  # there always is one (8.4)
+        )
         outcome = run_session(session, ending_signals=("SIGQUIT", "SIGTERM", "SIGHUP"))
     command = commands[0]
     if command.status is not None:
