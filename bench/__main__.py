@@ -17,10 +17,12 @@ from datetime import date
 from pathlib import Path
 
 from bench import frames, pages
+from bench.forwarding import measure_forwarding
 from bench.idle import measure_idle
 from bench.lab import Lab
 from bench.latency import measure_echo, measure_loaded
 from bench.rows import BenchError, Row, table
+from bench.shells import measure_shells
 from bench.start import Stage, measure_stages, measure_start, stage_table
 from bench.transfers import measure_pace, measure_transfers
 
@@ -37,16 +39,50 @@ class Amount:
     loaded_s: float
     settle_s: float
     idle_s: float
+    requests: int
+    printed_mib: int
+    keys: int
+    commands: int
 
 
-FULL = Amount(size_mib=256, rounds=4, paced_mib=8, starts=20, echoes=2000, loaded_s=30, settle_s=5, idle_s=60)
-QUICK = Amount(size_mib=8, rounds=1, paced_mib=1, starts=3, echoes=100, loaded_s=3, settle_s=1, idle_s=2)
+FULL = Amount(
+    size_mib=256,
+    rounds=4,
+    paced_mib=8,
+    starts=20,
+    echoes=2000,
+    loaded_s=30,
+    settle_s=5,
+    idle_s=60,
+    requests=4000,
+    printed_mib=32,
+    keys=200,
+    commands=10,
+)
+QUICK = Amount(
+    size_mib=8,
+    rounds=1,
+    paced_mib=1,
+    starts=3,
+    echoes=100,
+    loaded_s=3,
+    settle_s=1,
+    idle_s=2,
+    requests=400,
+    printed_mib=1,
+    keys=10,
+    commands=2,
+)
 PARTS: dict[str, Callable[[Lab, Amount], list[Row]]] = {
     "transfers": lambda lab, amount: measure_transfers(lab, amount.size_mib, amount.rounds),
     "pace": lambda lab, amount: measure_pace(lab, amount.paced_mib),
     "start": lambda lab, amount: measure_start(lab, amount.starts),
     "echo": lambda lab, amount: measure_echo(lab, amount.echoes),
     "loaded": lambda lab, amount: measure_loaded(lab, amount.loaded_s, amount.settle_s),
+    "forward": lambda lab, amount: measure_forwarding(
+        lab, amount.size_mib, amount.rounds, amount.paced_mib, amount.requests
+    ),
+    "shell": lambda lab, amount: measure_shells(lab, amount.printed_mib, amount.keys, amount.commands),
     "idle": lambda lab, amount: measure_idle(lab, amount.idle_s),
 }
 

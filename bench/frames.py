@@ -12,8 +12,8 @@ import struct
 import time
 from collections.abc import Callable
 
+from ssm_proxy.channel.congestion import CongestionWindow
 from ssm_proxy.channel.data_channel import DataChannel
-from ssm_proxy.channel.window import FixedWindow
 from ssm_proxy.transport.frames import BINARY, code_frames
 from ssm_proxy.transport.websocket import WebSocketTransport
 from ssm_proxy.wire.agent_message import AgentMessage, encode_agent_message
@@ -45,7 +45,7 @@ def acknowledge(sequence_number: int) -> bytes:
 def started_channel() -> DataChannel:
     channel = DataChannel(
         check_session=lambda session_type, properties: None,
-        window=FixedWindow(),
+        window=CongestionWindow(),
         new_message_id=lambda: os.urandom(16),
         wall_clock_ms=lambda: 1,
     )

@@ -205,32 +205,39 @@ class Lab:
             faults: see there too.
             options: of the proxy.
         """
+        with self.emulator(pacing=pacing, faults=faults) as environment:
+            proxy = f"{shlex.quote(str(self.proxy))} proxy {options} %h %p"
+            yield self._route("tunnel", f"ProxyCommand {proxy}", environment)
+
+    @contextlib.contextmanager
+    def emulator(self, *, pacing: str, faults: Mapping[str, int] | None = None) -> Iterator[dict[str, str]]:
+        """Run an emulator; give the variables that point a client at it. Arguments as for ``tunnel``."""
         command = [str(self.proxy), "emulator", "--json", "--agent-pacing", pacing]
         command += ["--node", f"{NODE}=127.0.0.1:{self._sshd.port}"]
         for name, value in (faults or {}).items():
             command += ["--fault", f"{name}={value}"]
-        with self._announced(command) as line:
-            proxy = f"{shlex.quote(str(self.proxy))} proxy {options} %h %p"
-            yield self._route("tunnel", f"ProxyCommand {proxy}", json.loads(line)["environment"])
+        with self.announced(command) as (line, _):
+            yield json.loads(line)["environment"]
 
     @contextlib.contextmanager
     def shaped(self, *, bandwidth: int, delay_ms: int, queue_bytes: int) -> Iterator[Route]:
         """Over TCP, with the rate, the delay and the queue that an emulated link has."""
         program = str(Path(__file__).with_name("shaped_link.py"))
         command = [sys.executable, program, *map(str, (self._sshd.port, bandwidth, delay_ms, queue_bytes))]
-        with self._announced(command) as line:
+        with self.announced(command) as (line, _):
             yield self._route("shaped", f"HostName 127.0.0.1\nPort {int(line)}", {})
 
     @contextlib.contextmanager
-    def _announced(self, command: list[str]) -> Iterator[str]:
-        """Run a server, and give the line by which it says that it is ready."""
-        with subprocess.Popen(command, env=self.environment, stdout=subprocess.PIPE, text=True) as process:
+    def announced(self, command: list[str], environment: Mapping[str, str] | None = None) -> Iterator[tuple[str, int]]:
+        """Run a server; give the line by which it says that it is ready, and its process."""
+        environment = self.environment | (environment or {})
+        with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:
             try:
                 assert process.stdout is not None
                 line = process.stdout.readline() if select.select([process.stdout], [], [], _START_TIMEOUT)[0] else ""
                 if not line:
                     raise BenchError(f"{command[1:3]} does not start")
-                yield line
+                yield line, process.pid
             finally:
                 _end(process)
 

@@ -56,15 +56,34 @@ def test_a_quick_run_has_every_row() -> None:
         f"echo behind an upload, {LINK}, 99th percentile",
         f"echo behind an upload, {LINK}, median, without a terminal",
         f"upload, {LINK}",
+        "forwarded port, upload",
+        "CPU of `forward`, upload",
+        "forwarded port, download",
+        "CPU of `forward`, download",
+        *(
+            f"{width} requests at once, {what}"
+            for width in (50, 200)
+            for what in ("connections", "median", "99th percentile", "failed")
+        ),
+        "peak memory of `forward`",
+        "forwarded port, upload, agent with its real pace",
+        "forwarded port, download, agent with its real pace",
+        "shell, output",
+        "CPU of `shell`, output",
+        "shell, echo of a key while output floods, median",
+        "shell, echo of a key while output floods, 99th percentile",
+        "`ssm-proxy exec NODE -- true`",
         "CPU of the proxy, idle",
     ]
+    for width in (50, 200):
+        assert rows.pop(f"{width} requests at once, failed")["tunnel"] == 0
     idle = rows.pop("CPU of the proxy, idle")
     assert 0 <= idle["tunnel"] < 60
     for row in rows.values():
         assert row["tunnel"] > 0
         assert row["plain"] is None or row["plain"] > 0
         assert (row["met"] is None) == (row["target"] is None)
-    assert sum(row["plain"] is not None for row in rows.values()) == 10
+    assert sum(row["plain"] is not None for row in rows.values()) == 22
     # What cannot be otherwise, if the right thing is measured.
     start = rows["`ssh host true`"]
     assert start["tunnel"] > start["plain"]
