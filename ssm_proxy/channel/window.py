@@ -7,7 +7,6 @@ this bound is also what keeps memory flat.
 
 from __future__ import annotations
 
-import math
 from typing import Protocol
 
 
@@ -38,18 +37,3 @@ class Window(Protocol):
     def forget(self, now: float) -> None:
         """Begin anew: there is a new connection, over whatever network, or there was a long silence."""
         ...
-
-
-class FixedWindow:
-    """A window of one size, whatever the link does."""
-
-    pace = math.inf
-
-    def __init__(self, limit_bytes: int = 512 * 1024) -> None:
-        self.limit_bytes = limit_bytes
-
-    def on_acknowledged(self, size_bytes: int, round_trip: float | None, now: float, in_flight_bytes: int) -> None:
-        pass
-
-    def forget(self, now: float) -> None:
-        pass

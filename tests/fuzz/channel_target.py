@@ -2,7 +2,7 @@
 
 The input is the list: each operation is a byte and its arguments. What the channel takes is judged once more with the
 decoder alone, so that damaged messages need no second opinion about the wire format; the order of output, what is
-acknowledged, what may leave when, and the room for input are modelled apart.
+acknowledged, what may leave when, in which order, what is encrypted, and the room for input are modelled apart.
 """
 
 from __future__ import annotations
@@ -15,9 +15,11 @@ from unittest import mock
 from fuzz.choices import Choices
 from fuzz.wire_targets import MEMBERS
 from simulation import wire_sketch
+from simulation.fixed_window import FixedWindow
 from simulation.wire_sketch import Frame
 
 from ssm_proxy.channel import data_channel, incoming
+from ssm_proxy.channel.cipher import OVERHEAD_BYTES, DataKey, PayloadCipher
 from ssm_proxy.channel.congestion import CongestionWindow
 from ssm_proxy.channel.data_channel import (
     HANDSHAKE_TIMEOUT,
@@ -27,14 +29,24 @@ from ssm_proxy.channel.data_channel import (
     SETTLE_TIME,
     DataChannel,
 )
-from ssm_proxy.channel.events import ChannelClosed, FlagReceived, OutputReceived, SessionFailed, SessionStarted
-from ssm_proxy.channel.window import FixedWindow, Window
-from ssm_proxy.errors import ProtocolError
+from ssm_proxy.channel.events import (
+    ChannelClosed,
+    DataKeyNeeded,
+    ErrorOutputReceived,
+    ExitCodeReceived,
+    FlagReceived,
+    OutputReceived,
+    SessionFailed,
+    SessionStarted,
+)
+from ssm_proxy.channel.window import Window
+from ssm_proxy.errors import EncryptionError, ProtocolError
 from ssm_proxy.sessions.port import check_stream_session
 from ssm_proxy.wire.agent_message import decode_agent_message
 from ssm_proxy.wire.constants import MessageType, PayloadType
 from ssm_proxy.wire.json_text import compact
-from ssm_proxy.wire.payloads import decode_acknowledge
+from ssm_proxy.wire.payloads import decode_acknowledge, encode_flag
+from ssm_proxy.wire.shell_payloads import TerminalSize, decode_challenge, encode_challenge, encode_size
 
 _LIMITS = (0, 1, 100, 1024, 5000, 20 * 1024, 512 * 1024)
 _SIZES = (0, 1, 2, 100, 1023, 1024, 1025, 3000, 10_000, 40_000)
@@ -43,6 +55,11 @@ _LARGE = bytes(4000)
 _COMPLETE = b'{"HandshakeTimeToComplete":1,"CustomerMessage":""}'
 _PAUSE = wire_sketch.pack(Frame("pause_publication", b"{}"))
 _START = wire_sketch.pack(Frame("start_publication", b"{}"))
+_KEY = DataKey(bytes(range(64)), b"wrapped")
+_KEY_OF_THE_AGENT = DataKey(_KEY.plaintext[32:] + _KEY.plaintext[:32], b"")
+_KEY_TOO_SHORT = DataKey(bytes(32), b"wrapped")
+_CHALLENGE = bytes(64)
+_JUDGE = PayloadCipher(_KEY, 0)
 _PATTERN = bytes(range(251)) * 4200
 _MOST_OPERATIONS = 400
 _MOST_NOT_LEFT = 1000
@@ -77,20 +94,27 @@ class Machine:
         self.recent: deque[tuple[str, int]] = deque(maxlen=RECENT_ACKNOWLEDGES)
         self.said: dict[bytes, tuple[str, int]] = {}  # by the message that said it
         self.outputs: list[bytes] = []
+        self.errors: list[bytes] = []  # standard error
         self.rejected_in_a_row = 0
         # What the channel says and sends.
         self.delivered: list[bytes] = []
+        self.delivered_errors: list[bytes] = []
         self.is_started = False
         self.has_ended = False
         self.last_chance = False  # what was ready when the channel failed leaves with the next batch
-        self.sent: list[bytes] = []  # by number
+        self.sent: dict[int, bytes] = {}  # by number
+        self.judged = 0  # numbers below it have been read, as the agent does: in order
         self.acknowledged: set[int] = set()
         self.resumed: set[int] = set()  # lined up at a resume: leave also if acknowledged meanwhile
         self.peer_lied = False  # it acknowledged what had not left yet: nothing can be said about the numbers then
         self.given = 0
         self.left_bytes = 0
         self.acknowledged_bytes = 0
-        self.terminated = False
+        self.flags: deque[tuple[int, bytes]] = deque()  # not yet sent, with how much input was given before
+        self.sizes: list[bytes] = []  # given after the last one that left
+        self.columns = itertools.count(1)
+        self.key_is_needed = False
+        self.agent: PayloadCipher | None = None  # once the channel has a key
         self.paused_until: float | None = None
         self.settled_at: float | None = None
         self.channel.open("token", self.now)
@@ -103,7 +127,7 @@ class Machine:
             if self.choices.is_over:
                 break
             kind = self.choices.byte()
-            self.operation(kind & 31)
+            self.operation(kind & 63)
             if kind < 0xC0:  # else the driver takes more from the socket before it sends
                 self.drive()
         self.drive()
@@ -111,6 +135,10 @@ class Machine:
 
     def operation(self, kind: int) -> None:
         choices = self.choices
+        if kind >= 60:
+            self.beside_input(kind - 60)
+            return
+        kind &= 31
         if kind < 8:
             self.receive(self.stream_message(ahead=0))
         elif kind < 10:
@@ -145,17 +173,43 @@ class Machine:
         elif kind == 29:
             self.receive(choices.one_of((_PAUSE, _START)))
         elif kind == 30:
+            if self.channel.is_started:
+                self.flags.append((self.given, b"\0\0\0\x02"))
             self.channel.terminate(self.now)
-            self.terminated = True
         elif choices.below(8) == 0:
             self.receive(wire_sketch.pack(Frame("channel_closed", compact(choices.object(MEMBERS)))))
         else:
             self.receive(self.begin())
 
+    def beside_input(self, kind: int) -> None:
+        choices = self.choices
+        if kind == 0:
+            size = TerminalSize(columns=next(self.columns), rows=24)
+            self.channel.send_size(size, self.now)
+            self.sizes.append(encode_size(size))
+        elif kind == 1:
+            flag = choices.byte()
+            self.channel.send_flag(flag, self.now)
+            self.flags.append((self.given, encode_flag(flag)))
+        else:
+            self.drive()  # the driver has to be asked before it answers
+            was_closed = self.channel.is_closed
+            if kind == 2:
+                is_good = choices.below(8) != 0
+                self.channel.provide_data_key(_KEY if is_good else _KEY_TOO_SHORT, self.now)
+            else:
+                is_good = False
+                self.channel.refuse_data_key(EncryptionError("there is no key"), self.now)
+            if self.key_is_needed and not was_closed:
+                self.key_is_needed = False
+                assert self.channel.is_closed != is_good
+                self.last_chance = not is_good
+                if is_good:
+                    self.agent = PayloadCipher(_KEY_OF_THE_AGENT, 0)
+
     def acknowledge_all(self) -> None:
-        for number in range(len(self.sent)):
-            if number not in self.acknowledged:
-                self.receive(wire_sketch.input_acknowledge(number))
+        for number in sorted(set(self.sent) - self.acknowledged):
+            self.receive(wire_sketch.input_acknowledge(number))
 
     def stream_message(self, ahead: int) -> bytes:
         number = self.expected + ahead
@@ -164,16 +218,25 @@ class Machine:
         choices = self.choices
         if number == 0:
             return self.begin()
-        if number == 1:
-            return wire_sketch.output(1, _COMPLETE, PayloadType.HANDSHAKE_COMPLETE)
+        if number == 1 and self.agent is not None:
+            challenge = encode_challenge(self.agent.encrypt(_CHALLENGE))
+            return wire_sketch.output(1, challenge, PayloadType.ENC_CHALLENGE_REQUEST)
+        if number == (1 if self.agent is None else 2):
+            return wire_sketch.output(number, _COMPLETE, PayloadType.HANDSHAKE_COMPLETE)
         style = choices.byte()
         if style >= 240:
-            return wire_sketch.output(number, _LARGE)
+            return wire_sketch.output(number, self.sealed(_LARGE))
         if style >= 232:
             return wire_sketch.output(number, choices.take(choices.below(8)), PayloadType.FLAG)
         if style >= 224:
             return wire_sketch.output(number, choices.take(choices.below(16)), choices.below(14))
-        return wire_sketch.output(number, b"%d " % number * (style & 7))
+        if 216 <= style < 224:
+            kind, payload = choices.one_of(((PayloadType.STDERR, b"oh"), (PayloadType.EXIT_CODE, b"EXIT_CODE: 7")))
+            return wire_sketch.output(number, self.sealed(payload), kind)
+        return wire_sketch.output(number, self.sealed(b"%d " % number * (style & 7)))
+
+    def sealed(self, payload: bytes) -> bytes:
+        return payload if self.agent is None else self.agent.encrypt(payload)
 
     def begin(self) -> bytes:
         """Give message 0, mostly the request that a tunnel expects."""
@@ -184,7 +247,7 @@ class Machine:
             return wire_sketch.output(0, compact(self.choices.object(MEMBERS)), PayloadType.HANDSHAKE_REQUEST)
         if style == 3:
             return wire_sketch.output(0, b"{}", self.choices.below(16))
-        if style == 4:
+        if style in (4, 5):
             kms = {"ActionType": "KMSEncryption", "ActionParameters": {"KMSKeyId": "k"}}
             payload = wire_sketch.handshake_request("Port", None, kms)
             return wire_sketch.output(0, payload, PayloadType.HANDSHAKE_REQUEST)
@@ -252,14 +315,12 @@ class Machine:
             self.last_chance = True
 
     def take_acknowledge(self, number: int) -> None:
-        if number >= len(self.sent):
+        if number not in self.sent:
             # Nobody can acknowledge what has not left. Where nothing can be kept under that number yet, it is ignored.
             self.peer_lied = self.peer_lied or number < len(self.sent) + _MOST_NOT_LEFT
         elif number not in self.acknowledged:
             self.acknowledged.add(number)
-            frame = wire_sketch.unpack(self.sent[number])
-            if frame.payload_type == PayloadType.OUTPUT:
-                self.acknowledged_bytes += len(frame.payload)
+            self.acknowledged_bytes += self.input_size(wire_sketch.unpack(self.sent[number]))
 
     def take_output(self, number: int, identity: str, payload_type: int, payload: bytes) -> None:
         if number < 0:
@@ -280,9 +341,17 @@ class Machine:
 
     def deliver(self, payload_type: int, payload: bytes) -> None:
         self.expected += 1
+        if self.agent is not None and payload_type in (PayloadType.OUTPUT, PayloadType.STDERR, PayloadType.EXIT_CODE):
+            try:
+                payload = _JUDGE.decrypt(payload)
+            except EncryptionError:
+                assert self.channel.is_closed, "what is not encrypted does not count"
+                return
         if payload_type == PayloadType.OUTPUT and payload:
             self.outputs.append(payload)
             self.settled_at = self.now
+        elif payload_type == PayloadType.STDERR and self.settled_at is not None:
+            self.errors.append(payload)
         elif payload_type == PayloadType.HANDSHAKE_COMPLETE and self.settled_at is None:
             self.settled_at = self.now + SETTLE_TIME
 
@@ -295,7 +364,7 @@ class Machine:
     def open(self) -> None:
         self.channel.open("another", self.now)
         self.owed = list(self.recent)
-        self.resumed = set(range(len(self.sent))) - self.acknowledged
+        self.resumed = set(self.sent) - self.acknowledged
         self.paused_until = None
 
     def advance(self, when: float) -> None:
@@ -368,9 +437,7 @@ class Machine:
     def check_input(self, data: bytes, frame: Frame) -> None:
         assert frame.kind == MessageType.INPUT
         assert self.paused_until is None or not self.is_started or self.channel.is_closed, "sent during a pause"
-        if not self.peer_lied:
-            assert frame.seq <= len(self.sent), "a number was left out"
-        if frame.seq < len(self.sent):
+        if frame.seq in self.sent:
             assert data == self.sent[frame.seq], "a message is repeated as it was"
             is_known = frame.seq in self.acknowledged and frame.seq not in self.resumed
             assert not is_known or self.peer_lied, "it has arrived already"
@@ -378,21 +445,45 @@ class Machine:
             return
         if self.peer_lied:
             return
-        self.sent.append(data)
-        assert 0 < len(frame.payload) <= MAX_PAYLOAD_BYTES or frame.payload_type != PayloadType.OUTPUT
-        if frame.payload_type == PayloadType.OUTPUT:
+        if frame.payload_type not in (PayloadType.SIZE, PayloadType.FLAG):
+            # Those two may overtake what was lined up and then lost its connection: no window holds them back.
+            assert frame.seq <= max(self.sent, default=-1) + 1, "a number was left out"
+        if frame.payload_type in (PayloadType.OUTPUT, PayloadType.SIZE):
             assert self.settled_at is not None, "input before the agent takes it"
             assert self.now >= self.settled_at
+        self.sent[frame.seq] = data
+        while (ready := self.sent.get(self.judged)) is not None:
+            self.judged += 1
+            self.judge(wire_sketch.unpack(ready))
+
+    def judge(self, frame: Frame) -> None:
+        """Read what was sent in the order of the numbers."""
+        payload = frame.payload
+        if frame.payload_type == PayloadType.OUTPUT:
+            assert 0 < self.input_size(frame) <= MAX_PAYLOAD_BYTES
             start = self.left_bytes % 251
-            assert frame.payload == _PATTERN[start : start + len(frame.payload)]
-            self.left_bytes += len(frame.payload)
+            if self.agent is not None:
+                payload = self.agent.decrypt(payload)
+            assert payload == _PATTERN[start : start + len(payload)]
+            self.left_bytes += len(payload)
             assert self.left_bytes <= self.given
+            assert not self.flags or self.left_bytes <= self.flags[0][0], "before a flag that was given earlier"
         elif frame.payload_type == PayloadType.FLAG:
-            assert self.terminated
-            assert frame.payload == b"\0\0\0\x02"
+            assert (self.left_bytes, payload) == self.flags.popleft()
+        elif frame.payload_type == PayloadType.SIZE:
+            del self.sizes[: self.sizes.index(payload) + 1]
+        elif frame.payload_type == PayloadType.ENC_CHALLENGE_RESPONSE:
+            assert self.agent is not None
+            assert frame.seq == 1
+            assert self.agent.decrypt(decode_challenge(payload)) == _CHALLENGE
         else:
             assert frame.payload_type == PayloadType.HANDSHAKE_RESPONSE
             assert frame.seq == 0
+
+    def input_size(self, frame: Frame) -> int:
+        if frame.payload_type != PayloadType.OUTPUT:
+            return 0
+        return len(frame.payload) - (0 if self.agent is None else OVERHEAD_BYTES)
 
     def tell(self) -> None:
         for event in self.channel.events():
@@ -405,13 +496,24 @@ class Machine:
                 self.delivered.append(event.payload)
             elif isinstance(event, FlagReceived):
                 assert 0 <= event.flag < 2**32
+            elif isinstance(event, ErrorOutputReceived):
+                assert self.is_started
+                self.delivered_errors.append(event.payload)
+            elif isinstance(event, ExitCodeReceived):
+                assert self.is_started
+            elif isinstance(event, DataKeyNeeded):
+                assert not self.key_is_needed
+                assert self.agent is None
+                self.key_is_needed = True
             elif isinstance(event, SessionFailed | ChannelClosed):
                 self.has_ended = True
         assert self.has_ended == self.channel.is_closed
         if self.channel.is_closed:
             assert self.delivered == self.outputs[: len(self.delivered)]
+            assert self.delivered_errors == self.errors[: len(self.delivered_errors)]
         else:
             assert self.delivered == self.outputs, "in order, once, and at once"
+            assert self.delivered_errors == self.errors
             assert self.channel.is_started == self.is_started
 
     def finish(self) -> None:
@@ -428,6 +530,8 @@ class Machine:
             return
         assert self.channel.is_drained
         assert self.left_bytes == self.given
+        assert not self.flags
+        assert not self.sizes, "the last size counts"
         for _ in range(3):  # for the pace, and once more for the rest of a byte; then never again
             if (deadline := self.channel.next_deadline()) is not None:
                 self.advance(deadline)

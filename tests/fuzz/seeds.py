@@ -70,12 +70,30 @@ _EXAMPLES: dict[str, list[bytes]] = {
         b"\0http://user:pass@proxy:3128",
         b"\0\x1b[2Jx",
     ],
+    "parameters": [
+        b"\0" + text
+        for text in (
+            b"portNumber=80,host=db.internal",
+            b'a=\'b c\',d=[e,"f\\""],g=h\\,i',
+            b"a@=[file://x,y] , b = c",
+            b'{"a":["b","c"]}',
+            b'{"a":[1]}',
+            b"a={b=c}",
+        )
+    ]
+    + [b"\1\3a=bfile://~/x", b"\3\2xy" + bytes(20)],
     "signature": [b"\1\0" + bytes(20), b"\1\2\1\x10" + b"20261122T000000Z" + b"\2\5token"],
     "channel": [
         # window, then: begin, complete, output, input, acknowledge, clock, ...
         bytes((5, 0, 0, 0, 0, 0, 9, 24, 5, 20, 5, 18, 0, 3, 25, 28, 16, 0, 18)),
         bytes((6, 1, 8, 19, 0, 8, 17, 2, 8, 18, 1, 0, 0, 0, 20, 7, 29, 0, 21, 3, 29, 1, 25, 25, 28, 18, 30)),
         bytes((3, 0, 0, 0, 0, 20, 9, 27, 200, 26, 26, 26, 26, 12, 1, 3, 7, 3, 2, 1, 31, 0)),
+        # sizes and flags before the start, between input, in a pause; then the key of an encrypted session
+        bytes((5, 0, 60, 61, 3, 0, 0, 0, 27, 20, 20, 5, 61, 9, 60, 29, 0, 20, 4, 60, 60, 61, 1, 29, 1, 18, 30, 18)),
+        bytes((5, 0, 0, 4, 62, 1, 0, 0, 0, 7, 0, 216, 0, 20, 7, 60, 61, 4, 18, 0, 220, 1, 0, 7, 18)),
+        bytes((5, 0, 0, 4, 62, 0, 18)),
+        bytes((5, 0, 0, 4, 62, 1, 62, 1, 0, 0)),
+        bytes((5, 0, 0, 4, 63, 18)),
     ],
     "smux": [bytes((3, 4, 8, 20)) + pack(SYN, 3) + pack(PSH, 3, b"hello") + pack(UPD, 3, bytes(8)) + pack(FIN, 3)],
     "mux": [
@@ -114,6 +132,8 @@ def dictionary() -> str:
         b"\\ud800",
         b"://",
         b"@[",
+        b"file://",
+        b"@=file://~",
     ]
     return "".join('"' + "".join(f"\\x{byte:02x}" for byte in word) + '"\n' for word in words)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import io
 import ipaddress
 import json
 import os
@@ -20,6 +21,7 @@ from websocket._url import parse_url
 
 from ssm_proxy.aws.control_plane import BotocoreControlPlane
 from ssm_proxy.aws.opening import check_stream_url, host_header, is_presigned, replace_endpoint, sign_opening
+from ssm_proxy.cli import parameters
 from ssm_proxy.cli.commands.proxy import check_port, check_target
 from ssm_proxy.cli.messages import MAX_TEXT, error_lines, printable
 from ssm_proxy.errors import ConfigurationError, ControlPlaneError, SsmProxyError, TargetError, UsageError
@@ -38,6 +40,7 @@ URLS = (
     "wss://h\\@127.0.0.1/",
 )
 _MEMBERS = ("SessionId", "StreamUrl", "TokenValue", "__type", "message", "Message", "code", "Status")
+_PARAMETER_NAMES = ("portNumber", "host", "command", "")
 _CODES = (
     "AccessDeniedException",
     "DoesNotExistException",
@@ -222,8 +225,34 @@ def check_values(data: bytes) -> None:
         assert 0 < proxy.port < 65536
 
 
+def check_parameters(data: bytes) -> None:
+    """The value of --parameters, beside the one file that there is."""
+    choices = Choices(data)
+    style = choices.below(4)
+    content = choices.take(choices.byte()) if style & 1 else b""
+    if style < 2:
+        text = choices.rest().decode("utf-8", "surrogateescape")
+    else:
+        text = json.dumps(choices.object(_PARAMETER_NAMES))
+
+    def open_file(path: str, encoding: str) -> io.TextIOWrapper:
+        if b"\0" in os.fsencode(path):
+            raise ValueError("embedded null byte")
+        return io.TextIOWrapper(io.BytesIO(content), encoding)
+
+    with mock.patch.object(parameters, "open", open_file, create=True):
+        try:
+            values = parameters.parse_parameters(text)
+        except UsageError as error:
+            check_error(error)
+            return
+        assert all(isinstance(each, list) and all(isinstance(value, str) for value in each) for each in values.values())
+        assert parameters.parse_parameters(json.dumps(values)) == values
+
+
 TARGETS: dict[str, Callable[[bytes], None]] = {
     "control_plane": check_control_plane,
     "url": check_url,
     "values": check_values,
+    "parameters": check_parameters,
 }

@@ -139,10 +139,11 @@ def test_a_shell_of_the_page(line: str, page_emulator: Emulator, page_user: User
     assert session_states(page_emulator) == ["Terminated"]
 
 
-@pytest.mark.parametrize("line", [each for each in COMMANDS if "logpath" in each])
-def test_a_customers_document_of_the_page(
+@pytest.mark.parametrize("line", [each for each in COMMANDS if "logpath" in each or " exec " in each])
+def test_a_command_of_the_page(
     line: str, page_emulator: Emulator, page_user: User, tmp_path: Path, remote: int
 ) -> None:
+    """The customer's document of the page, which has a terminal, and our own way."""
     log = tmp_path / "agent.log"
     log.write_text("one line of a log\n")
     done = subprocess.run(
@@ -152,22 +153,9 @@ def test_a_customers_document_of_the_page(
         capture_output=True,
         timeout=60,
     )
-    assert (done.returncode, done.stdout, done.stderr) == (0, b"one line of a log\r\n", b"")
+    expected = b"one line of a log\n" if " exec " in line else b"one line of a log\r\n"
+    assert (done.returncode, done.stdout, done.stderr) == (0, expected, b"")
     assert session_states(page_emulator) == ["Terminated"]
-
-
-@pytest.mark.parametrize("line", [each for each in COMMANDS if " exec " in each])
-def test_a_command_of_the_page(line: str, page_user: User, tmp_path: Path, remote: int) -> None:
-    log = tmp_path / "agent.log"
-    log.write_text("one line of a log\n")
-    done = subprocess.run(
-        adapted(line, 0, remote, log),
-        env=page_user.environment,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        timeout=60,
-    )
-    assert (done.returncode, done.stdout, done.stderr) == (0, b"one line of a log\n", b"")
 
 
 def test_the_plugin_of_the_page_is_installed(page_user: User, tmp_path: Path) -> None:

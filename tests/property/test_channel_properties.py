@@ -5,13 +5,13 @@ from __future__ import annotations
 from hypothesis import example, given
 from hypothesis import strategies as st
 from simulation import wire_sketch
+from simulation.fixed_window import FixedWindow
 from simulation.pair import make_channel
 
 from ssm_proxy.channel.events import SessionFailed
 from ssm_proxy.channel.incoming import Incoming
 from ssm_proxy.channel.outgoing import Outgoing
 from ssm_proxy.channel.rtt import RoundTrip
-from ssm_proxy.channel.window import FixedWindow
 from ssm_proxy.wire.agent_message import AgentMessage
 
 COMPLETE = b'{"HandshakeTimeToComplete":1,"CustomerMessage":""}'

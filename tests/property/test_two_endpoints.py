@@ -10,12 +10,12 @@ import random
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from simulation.fixed_window import FixedWindow
 from simulation.model_agent import ModelAgent
 from simulation.pair import PAUSE, START, make_channel
 
 from ssm_proxy.channel.data_channel import MAX_PAYLOAD_BYTES
 from ssm_proxy.channel.events import MessageDropped, OutputReceived, PublicationChanged, SessionStarted
-from ssm_proxy.channel.window import FixedWindow
 
 WINDOW = 20 * MAX_PAYLOAD_BYTES
 SIZES = st.integers(1, 5000)

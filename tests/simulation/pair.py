@@ -11,12 +11,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from simulation import wire_sketch
+from simulation.fixed_window import FixedWindow
 from simulation.model_agent import ModelAgent
 from simulation.wire_sketch import Frame
 
 from ssm_proxy.channel.data_channel import HANDSHAKE_TIMEOUT, DataChannel
 from ssm_proxy.channel.events import Event, OutputReceived
-from ssm_proxy.channel.window import FixedWindow, Window
+from ssm_proxy.channel.window import Window
 from ssm_proxy.sessions.port import check_stream_session
 
 PAUSE = wire_sketch.pack(Frame("pause_publication", b"{}"))

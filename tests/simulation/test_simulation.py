@@ -8,6 +8,7 @@ from typing import ClassVar
 
 import pytest
 from simulation import wire_sketch
+from simulation.fixed_window import FixedWindow
 from simulation.model_agent import ModelAgent
 from simulation.pair import PAUSE, START, Link, Pair
 from simulation.wire_sketch import Frame
@@ -15,7 +16,6 @@ from simulation.wire_sketch import Frame
 from ssm_proxy.channel.congestion import CongestionWindow
 from ssm_proxy.channel.data_channel import MAX_UNACKNOWLEDGED_MESSAGES, SETTLE_TIME
 from ssm_proxy.channel.events import MessageDropped, PublicationChanged, SessionFailed, SessionStarted
-from ssm_proxy.channel.window import FixedWindow
 from ssm_proxy.errors import AcknowledgeTimeout, HandshakeFailed
 
 

@@ -100,3 +100,11 @@ async def forwarding(
     finally:
         await peer.close()
         ssm_client(environment).terminate_session(SessionId=answer["SessionId"])
+
+
+async def check_terminated(emulator: Emulator, peer: Peer) -> None:
+    """Wait for the end that the client's flag brings: no reason is told, and everything before it was taken."""
+    await peer.until(lambda: peer.closed_output is not None)
+    assert peer.closed_output == ""
+    assert not peer.unacknowledged
+    assert emulator.sessions()[-1].status == "Terminated"

@@ -77,7 +77,11 @@ class ScriptedAgent:
         self.is_ready = False
         self.response: HandshakeResponse | None = None
         self.answers_pings = True
+        self.on_pong: Callable[[], None] = lambda: None
         self.acknowledges = True
+        self.reads = threading.Event()
+        """Cleared, it takes nothing from the connection any more, at most for `DEADLINE`."""
+        self.reads.set()
 
     # --- what a test does ---------------------------------------------------------------------------------------
 
@@ -147,6 +151,7 @@ class ScriptedAgent:
         reader = FrameReader()
         with connection:
             while True:
+                self.reads.wait(DEADLINE)
                 try:
                     data = connection.recv(65536)
                 except OSError:
@@ -167,6 +172,7 @@ class ScriptedAgent:
             self.pings += 1
             if self.answers_pings and is_current:
                 self.send_raw(frame(payload, PONG))
+                self.on_pong()
         elif opcode == TEXT:
             self.openings.append(json.loads(payload))
             if len(self.openings) == 1:
@@ -239,6 +245,7 @@ class ScriptedConnector:
         self.terminations = 0
         self.on_terminate: Callable[[], None] = lambda: None
         self.key_ids: list[str] = []
+        self.on_key: Callable[[], None] = lambda: None
         self.key_error: Exception = EncryptionError("no key is to be had")
 
     def connect(self) -> Connection:
@@ -258,4 +265,5 @@ class ScriptedConnector:
 
     def data_key(self, key_id: str, challenge: str | None) -> DataKey:
         self.key_ids.append(key_id)
+        self.on_key()
         raise self.key_error

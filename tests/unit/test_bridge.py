@@ -14,10 +14,10 @@ from typing import Any
 
 import pytest
 from scripted_agent import GREETING, SSH_ACTION, ScriptedAgent, ScriptedConnector
+from simulation.fixed_window import FixedWindow
 from websocket_peer import BINARY, frame
 
 from ssm_proxy.channel.data_channel import DataChannel
-from ssm_proxy.channel.window import FixedWindow
 from ssm_proxy.errors import (
     ConnectFailed,
     EncryptionError,
@@ -96,7 +96,9 @@ class Reader(threading.Thread):
 class Harness:
     """A bridge in a thread, its local ends, and the agent on the far side."""
 
-    def __init__(self, agent: ScriptedAgent, connector: ScriptedConnector, input_fd: int | None = None) -> None:
+    def __init__(
+        self, agent: ScriptedAgent, connector: ScriptedConnector, input_fd: int | None, window_bytes: int
+    ) -> None:
         self.agent = agent
         self.connector = connector
         pipe_reader, self._input = os.pipe()
@@ -111,7 +113,7 @@ class Harness:
         self.reader = Reader(self._output)
         channel = DataChannel(
             check_session=check_stream_session,
-            window=FixedWindow(WINDOW_BYTES),
+            window=FixedWindow(window_bytes),
             new_message_id=lambda: os.urandom(16),
             wall_clock_ms=lambda: 1,
         )
@@ -233,9 +235,14 @@ MakeHarness = Callable[..., Harness]
 def make() -> Iterator[MakeHarness]:
     with contextlib.ExitStack() as stack:
 
-        def make(*script: SsmProxyError | Callable[[], None], input_fd: int | None = None, **changes: Any) -> Harness:
+        def make(
+            *script: SsmProxyError | Callable[[], None],
+            input_fd: int | None = None,
+            window_bytes: int = WINDOW_BYTES,
+            **changes: Any,
+        ) -> Harness:
             agent = ScriptedAgent(**changes)
-            harness = Harness(agent, ScriptedConnector(agent, script), input_fd)
+            harness = Harness(agent, ScriptedConnector(agent, script), input_fd, window_bytes)
             stack.callback(harness.clean_up)
             return harness
 
@@ -262,7 +269,7 @@ class TestBytes:
         tunnel.reader.wait_for(GREETING + download)
         sender.join(DEADLINE)
         tunnel.agent.close_channel()
-        outcome = tunnel.finish()
+        tunnel.finish()
         assert (tunnel.pipes.input_bytes, tunnel.pipes.output_bytes) == (1_000_000, 1_000_000 + len(GREETING))
         assert tunnel.marks == ["WebSocket", "handshake", "first output"]
         assert tunnel.notices == []
@@ -324,6 +331,25 @@ class TestBytes:
         assert harness.turns_in_a_while() < IDLE_TURNS
         harness.reader.going.set()
         harness.reader.wait_for(GREETING + data)
+        sender.join(DEADLINE)
+
+    def test_output_arrives_while_megabytes_of_input_cannot_leave(self, make: MakeHarness) -> None:
+        """Only acknowledges count as what may not be queued any more: an upload that waits holds nothing up."""
+        harness = make(window_bytes=8 * bridge_module.MAX_QUEUED_BYTES)
+        harness.start()
+        harness.reader.wait_for(GREETING)
+        harness.agent.wait_until_ready()
+        harness.agent.reads.clear()
+        upload, download = os.urandom(4 * bridge_module.MAX_QUEUED_BYTES), os.urandom(200_000)
+        writer = threading.Thread(target=harness.write, args=(upload,))
+        writer.start()
+        wait_until(lambda: harness.pipes.input_bytes == len(upload))  # far more than the socket takes
+        sender = threading.Thread(target=harness.agent.send, args=(download,))
+        sender.start()
+        harness.reader.wait_for(GREETING + download)
+        harness.agent.reads.set()
+        harness.agent.wait_for_input(upload)
+        writer.join(DEADLINE)
         sender.join(DEADLINE)
 
     def test_the_descriptors_are_left_as_they_were_found(self, tunnel: Harness) -> None:
@@ -681,6 +707,31 @@ class TestLoss:
         assert "connection lost" in harness.notices[0]
         assert harness.notices[1] == "the session goes on"
 
+    def test_a_connection_that_answers_and_lasts_ends_the_loss(
+        self, make: MakeHarness, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Nothing but a pong comes over it; else the next loss, hours later, would count from this one."""
+        monkeypatch.setattr(recovery, "LOSS_NOTICE_AFTER", 0.0)
+        monkeypatch.setattr(bridge_module, "STEADY_AFTER", 0.1)
+        harness = make(lambda: None, UNREACHABLE)
+        harness.start()
+        harness.reader.wait_for(GREETING)
+        harness.agent.drop("fin")
+        harness.agent.wait_for_openings(2)
+        harness.wait_for_notice("the session goes on")
+
+    def test_one_that_answers_and_is_closed_again_at_once_does_not(
+        self, make: MakeHarness, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(recovery, "BUDGET", 1.0)
+        monkeypatch.setattr(backoff, "FIRST_DELAY", 0.02)
+        harness = make()
+        harness.start()
+        harness.reader.wait_for(GREETING)
+        harness.agent.on_pong = lambda: harness.agent.drop("fin")
+        harness.agent.drop("fin")
+        assert isinstance(harness.fail(), SessionEnded)
+
     def test_the_service_says_that_the_session_is_gone(self, make: MakeHarness) -> None:
         gone = SessionEnded("the session is over", cause="it timed out", hint="connect again")
         harness = make(lambda: None, gone)
@@ -786,6 +837,23 @@ class TestBeginning:
         statuses = [action.status for action in harness.agent.response.processed_actions]
         assert statuses == [ActionStatus.FAILED, ActionStatus.SUCCESS]
         assert harness.connector.terminations == 1
+
+    def test_a_key_that_is_refused_as_the_connection_ends(self, make: MakeHarness) -> None:
+        kms = RequestedAction(action_type="KMSEncryption", parameters={"KMSKeyId": "k"})
+        harness = make(actions=(kms, SSH_ACTION))
+        harness.connector.on_key = lambda: harness.agent.drop("fin")
+        harness.start()
+        assert harness.fail() is harness.connector.key_error
+
+    def test_a_session_that_does_not_begin_is_told(self, make: MakeHarness, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(bridge_module, "BEGIN_NOTICE_AFTER", 0.1)
+        gate = threading.Event()
+        harness = make(gate=gate)
+        harness.start()
+        try:
+            harness.wait_for_notice("the session has not begun yet")
+        finally:
+            gate.set()
 
     def test_a_session_of_another_kind_is_refused(self, make: MakeHarness) -> None:
         shell = RequestedAction(action_type="SessionType", parameters={"SessionType": "Standard_Stream"})

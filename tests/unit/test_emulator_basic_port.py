@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 from emulator_peer import run
-from port_destinations import destination, echo, forwarding, unused_port
+from port_destinations import check_terminated, destination, echo, forwarding, unused_port
 
 from ssm_proxy.emulator import Emulator, EmulatorOptions, Faults
 from ssm_proxy.wire.constants import Flag
@@ -169,10 +169,7 @@ def test_the_terminate_flag_ends_the_session_after_the_data_before_it(emulator: 
             await peer.send_input(b"last words")
             await peer.send_flag(Flag.TERMINATE_SESSION)
             assert await reader.read(-1) == b"last words"
-            await peer.until(lambda: peer.closed_output is not None)
-            assert peer.closed_output == ""
-            assert not peer.unacknowledged
-            assert emulator.sessions()[-1].status == "Terminated"
+            await check_terminated(emulator, peer)
 
     run(scenario())
 
@@ -184,8 +181,7 @@ def test_the_terminate_flag_works_between_two_connections(emulator: Emulator) ->
             await peer.send_flag(Flag.DISCONNECT_TO_PORT)
             await peer.send_flag(Flag.DISCONNECT_TO_PORT)
             await peer.send_flag(Flag.TERMINATE_SESSION)
-            await peer.until(lambda: peer.closed_output is not None)
-            assert peer.closed_output == ""
+            await check_terminated(emulator, peer)
             assert len(served.connections) == 1
 
     run(scenario())

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 from emulator_peer import Peer, run
-from port_destinations import destination, echo, forwarding, unused_port
+from port_destinations import check_terminated, destination, echo, forwarding, unused_port
 from smux_peer import NOP, PSH, data_of, fin, finished, frame, frames, psh, syn
 
 from ssm_proxy.emulator import Emulator, EmulatorOptions, Faults, Node
@@ -240,10 +240,7 @@ def test_the_terminate_flag_comes_after_the_data_before_it(emulator: Emulator) -
             await send(peer, psh(3, b"x" * 100_000))
             await peer.send_flag(Flag.TERMINATE_SESSION)
             assert await reader.read(-1) == b"x" * 100_000
-            await peer.until(lambda: peer.closed_output is not None)
-            assert peer.closed_output == ""
-            assert not peer.unacknowledged
-            assert emulator.sessions()[-1].status == "Terminated"
+            await check_terminated(emulator, peer)
 
     run(scenario())
 

@@ -103,6 +103,13 @@ def of_payload_type(peer: Peer, payload_type: int) -> bytes:
     return b"".join(message.payload for message in data_of(peer) if message.payload_type == payload_type)
 
 
+async def type_and_see(peer: Peer, line: bytes, shown: bytes) -> None:
+    """Type something, and wait until its result is there; what is shown must not stand in what is typed."""
+    assert shown not in line
+    await peer.send_input(line)
+    await peer.until(lambda: shown in peer.output)
+
+
 async def ended(peer: Peer) -> str:
     await peer.until(lambda: peer.closed_output is not None)
     return str(peer.closed_output)
@@ -173,8 +180,7 @@ def test_the_size_of_the_terminal_follows(emulator: Emulator) -> None:
 def test_a_size_that_cannot_be_read_is_not_acknowledged(emulator: Emulator) -> None:
     async def scenario() -> None:
         async with opened(emulator) as peer:
-            await peer.send_input(b"echo re''ady\n")
-            await peer.until(lambda: b"ready" in peer.output)
+            await type_and_see(peer, b"echo re''ady\n", b"ready")
             number = await peer.send_input(b"80x24", PayloadType.SIZE)
             await until(lambda: latest(emulator).refused_input > 1)
             assert number in peer.unacknowledged
@@ -202,8 +208,7 @@ def test_other_payload_types_are_acknowledged_and_ignored(emulator: Emulator) ->
             for payload_type in (PayloadType.FLAG, PayloadType.PARAMETER, PayloadType.STDERR, 77):
                 await peer.send_input(b"\x00\x00\x00\x02", payload_type)
             await peer.until(lambda: not peer.unacknowledged)
-            await peer.send_input(b"echo still he''re\n")
-            await peer.until(lambda: b"still here" in peer.output)
+            await type_and_see(peer, b"echo still he''re\n", b"still here")
 
     run(scenario())
 
@@ -211,10 +216,10 @@ def test_other_payload_types_are_acknowledged_and_ignored(emulator: Emulator) ->
 def test_signals_of_the_keyboard(emulator: Emulator) -> None:
     async def scenario() -> None:
         async with opened(emulator) as peer:
-            await peer.send_input(b"trap 'echo inter''rupted' INT; echo se''t; while :; do sleep 0.1; done\n")
-            await peer.until(lambda: b"set\r\n" in peer.output)
-            await peer.send_input(b"\x03")
-            await peer.until(lambda: b"interrupted" in peer.output)
+            await type_and_see(
+                peer, b"trap 'echo inter''rupted' INT; echo se''t; while :; do sleep 0.1; done\n", b"set\r\n"
+            )
+            await type_and_see(peer, b"\x03", b"interrupted")
 
     run(scenario())
 
@@ -246,13 +251,13 @@ def test_much_output_arrives_whole(emulator: Emulator) -> None:
 def test_much_input_blocks_only_its_own_session(emulator: Emulator) -> None:
     async def scenario() -> None:
         async with opened(emulator) as peer:
-            await peer.send_input(b"stty raw -echo; echo re''ady; sleep 0.5; head -c 200000 | wc -c; exit\n")
-            await peer.until(lambda: b"ready" in peer.output)
+            await type_and_see(
+                peer, b"stty raw -echo; echo re''ady; sleep 0.5; head -c 200000 | wc -c; exit\n", b"ready"
+            )
             for _ in range(200):
                 await peer.send_input(b"x" * 1000)
             async with opened(emulator) as other:
-                await other.send_input(b"echo mean''while\n")
-                await other.until(lambda: b"meanwhile" in other.output)
+                await type_and_see(other, b"echo mean''while\n", b"meanwhile")
             assert await ended(peer) == ""
             assert b"200000" in peer.output
 
@@ -664,8 +669,7 @@ def test_an_agent_that_ignores_repeats() -> None:
                 count = peer.acknowledged.count(0)
                 await peer.send(message)
                 await until(lambda: latest(emulator).repeats_received >= 1)
-                await peer.send_input(b"echo af''ter\n")
-                await peer.until(lambda: b"after" in peer.output)
+                await type_and_see(peer, b"echo af''ter\n", b"after")
                 assert peer.acknowledged.count(0) == count
 
     run(scenario())

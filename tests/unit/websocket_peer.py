@@ -75,6 +75,11 @@ def receive(transport: WebSocketTransport, count: int) -> list[bytes]:
     return messages
 
 
+def queued_bytes(transport: WebSocketTransport) -> int:
+    """Count what the socket has not taken yet."""
+    return len(transport._leaving) + sum(map(len, transport._ahead)) + sum(map(len, transport._behind))
+
+
 def read_request(connection: socket.socket) -> bytes:
     """Read up to the blank line that ends a request, one byte at a time so that nothing behind it is taken."""
     request = b""
