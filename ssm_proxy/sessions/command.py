@@ -51,13 +51,15 @@ _CHOSEN_SHELL: Final = 'exec $(command -v bash||echo sh) -c "$1" "$0" "$@"'
 # The agent signals and kills one process only, this one (agent/session/shell/execcmd/execcmd.go), which hands on what
 # Ctrl-C is; SIGTERM if the command would be deaf.
 _SEPARATED: Final = r"""exec 3>&2 2>/dev/null
-_g=$2 _f=${TMPDIR:-/tmp}/ssm-$0 _e= _t= _k=2 _p=
+_g=$2 _f=${TMPDIR:-/tmp}/ssm-$0 _e= _t= _k=2 _p= _i=
 shift 2
 [ /dev/fd/1 -ef /dev/fd/3 ]&&(umask 77;set -C;:>"$_f")&&exec 3>>"$_f" 4<"$_f"&&_e=1&&rm "$_f"
 if [ "$BASH_VERSION" ];then set -m;else _t=$(command -v setsid) _k=15;fi
-trap '_i=1;kill -$_k -$_p||kill -$_k $_p' 2 3
+_h(){ _i=1;kill -$_k -$_p||kill -$_k $_p; }
+trap _h 2 3
 $_t sh -c "$_g" sh $$ "$@" 2>&3 3>&- 4<&- &
 _p=$!
+[ $_i ]&&_h
 while _i=;wait $_p;_s=$?;[ $_i ]||{ kill -0 $_p&&sleep 1;};do :;done
 if [ $_e ];then printf '\036%se\036' $0;cat<&4;else printf '\036%sz\036' $0 >&3;fi
 printf '\036%s%d\036' $0 $_s
