@@ -15,6 +15,8 @@ from ssm_proxy.errors import UsageError
 EXIT_SIGNAL_BASE = 128
 END_TIMEOUT = 5.0
 """What a command gets between SIGTERM and SIGKILL."""
+OTHER_SIGNAL_TIMEOUT = 1.0
+"""What it gets before SIGTERM where another signal, which it may ignore, was to end it."""
 
 
 def check_command(arguments: Sequence[str]) -> None:
@@ -47,21 +49,27 @@ class ChildCommand:
         except OSError as error:
             raise UsageError(f"{arguments[0]!r} cannot be run", cause=error.strerror) from error
         self._ended = ended
-        self._is_told_to_end = False
+        self._told: int | None = None
         self._thread = threading.Thread(target=self._wait, name="ssm-proxy command", daemon=True)
         self._thread.start()
 
     def signal(self, number: int) -> None:
-        """Pass on a signal, except one that the terminal gave it already, as it does with Ctrl-C."""
+        """Pass on a signal, except one that the terminal gave it already, as it does with Ctrl-C.
+
+        Who sent a signal cannot be seen: a SIGINT for us alone looks like Ctrl-C if we are in a terminal's foreground.
+        """
         if number == signal.SIGINT and _is_in_foreground():
             return
-        self._is_told_to_end = number != signal.SIGINT
+        if number != signal.SIGINT:
+            self._told = number
         with contextlib.suppress(OSError):
             self._process.send_signal(number)
 
     def end(self) -> None:
-        """Have it end, by SIGTERM unless another signal has told it. Blocks for ``END_TIMEOUT`` at most."""
-        if not self._is_told_to_end:
+        """Have it end, by SIGTERM unless it ends by a signal that it was told. Blocks for some seconds at most."""
+        if self._told not in (None, signal.SIGTERM):
+            self._thread.join(OTHER_SIGNAL_TIMEOUT)
+        if self._told != signal.SIGTERM and self._thread.is_alive():
             self.signal(signal.SIGTERM)
         self._thread.join(END_TIMEOUT)
         if self._thread.is_alive():

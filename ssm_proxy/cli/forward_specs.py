@@ -11,6 +11,7 @@ IPv6 addresses stand in square brackets. A bind address that is empty or ``*`` i
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from ssm_proxy.cli.messages import printable
@@ -76,6 +77,24 @@ def parse_forward_spec(text: str) -> ForwardSpec:
     if host is not None and (not SHORTEST_HOST <= len(host) <= LONGEST_HOST or not host.isprintable() or " " in host):
         raise _bad(text, cause=f"{printable(host)!r} is not the name of a host")
     return ForwardSpec(text, bind, port, socket_path, host, _port(host_port, text, least=1))
+
+
+def check_listeners(specs: Sequence[ForwardSpec]) -> None:
+    """Check that no two listen at the same place.
+
+    Raises:
+        UsageError: two do.
+    """
+    taken: dict[tuple[str, int], ForwardSpec] = {}
+    for spec in specs:
+        if spec.socket_path is None and spec.port == 0:
+            continue
+        other = taken.setdefault((spec.socket_path or spec.bind, spec.port), spec)
+        if other is not spec:
+            raise UsageError(
+                f"{printable(other.text)!r} and {printable(spec.text)!r} listen at the same place",
+                hint="give each a port of its own; 0 takes a free one",
+            )
 
 
 def _fields(text: str) -> list[str] | None:

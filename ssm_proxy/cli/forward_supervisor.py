@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import signal
+import socket
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -16,7 +17,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from ssm_proxy.cli import messages
 from ssm_proxy.cli.child_command import ChildCommand
 from ssm_proxy.cli.forward_specs import ForwardSpec
-from ssm_proxy.cli.session_command import ENDING_SIGNALS, EXIT_SIGNAL_BASE, Surroundings, make_session
+from ssm_proxy.cli.session_command import (
+    ENDING_SIGNALS,
+    EXIT_SIGNAL_BASE,
+    Surroundings,
+    closed_by_service,
+    make_session,
+)
 from ssm_proxy.errors import ChannelClosed, RemotePortRefused
 
 if TYPE_CHECKING:
@@ -33,6 +40,8 @@ DOCUMENT = "AWS-StartPortForwardingSession"
 REMOTE_HOST_DOCUMENT = "AWS-StartPortForwardingSessionToRemoteHost"
 DRAIN_TIME = 10.0
 """What local programs get to take the last output of a session that the service has ended."""
+COMMAND_DRAIN_TIME = 5.0
+"""What the command sent last gets to arrive after it has ended."""
 STOP_TIMEOUT = 4.0
 """Longer than a session takes that was stopped by a signal."""
 FAILED_AT_START_WITHIN = 90.0
@@ -101,6 +110,15 @@ class _Ready(NamedTuple):
 class _Closed(NamedTuple):
     """The service has ended a session; local programs still take its last output."""
 
+    number: int
+    has_received: bool
+
+
+class _Drained(NamedTuple):
+    """What the command had sent has arrived."""
+
+    number: int
+
 
 class _Ended(NamedTuple):
     number: int
@@ -115,7 +133,7 @@ class _CommandEnded(NamedTuple):
     status: int
 
 
-_Happening = _Listening | _Ready | _Closed | _Ended | _Signalled | _CommandEnded
+_Happening = _Listening | _Ready | _Closed | _Drained | _Ended | _Signalled | _CommandEnded
 
 
 class ForwardSupervisor:
@@ -150,6 +168,14 @@ class ForwardSupervisor:
         self._happenings: SimpleQueue[_Happening] = SimpleQueue()
         self._to_come = {forward.number for forward in forwards}  # that do not listen, or are not ready, yet
         self._child: ChildCommand | None = None
+        self._status: int | None = None  # of the command, when it has ended
+        self._to_drain = {forward.number for forward in forwards}
+        # All sessions look at one end; closing the other tells them that the command has ended.
+        self._ending: socket.socket | None = None
+        self._tell_ending: socket.socket | None = None
+        if command is not None:
+            self._ending, self._tell_ending = socket.socketpair()
+        self._has_received: set[int] = set()
         self._until: float | None = None
         self._began = time.monotonic()
 
@@ -172,7 +198,8 @@ class ForwardSupervisor:
                     threads.append(thread)
                     thread.start()
                 while True:
-                    status = self._handle(self._next())
+                    happening = self._next()
+                    status = self._give_up() if happening is None else self._handle(happening)
                     if status is not None:
                         return status
             finally:
@@ -183,15 +210,26 @@ class ForwardSupervisor:
                     session.stop(signal.SIGTERM)
                 for thread in threads:
                     thread.join(max(0.0, until - time.monotonic()))
+                for each in (self._ending, self._tell_ending):
+                    if each is not None:
+                        each.close()
 
-    def _next(self) -> _Happening:
+    def _next(self) -> _Happening | None:
+        """Wait for what happens next; None if it took too long."""
         left = None if self._until is None else max(0.0, self._until - time.monotonic())
         try:
             return self._happenings.get(timeout=left)
         except Empty:
-            return _Ended(
-                -1, ChannelClosed("the service ended a session, and a local program does not take its output")
-            )
+            return None
+
+    def _give_up(self) -> int:
+        if self._status is None:
+            raise ChannelClosed("the service ended a session, and a local program does not take its output")
+        self._around.notify(
+            f"the command has ended, and what it sent last may not have arrived: that took longer than "
+            f"{COMMAND_DRAIN_TIME:.0f} s"
+        )
+        return self._status
 
     def _handle(self, happening: _Happening) -> int | None:
         """Do what follows; give the exit status if it is the end."""
@@ -209,14 +247,32 @@ class ForwardSupervisor:
                 os.write(1, f"{line}\n".encode())
             self._come(happening.number)
         elif isinstance(happening, _Closed):
-            self._until = time.monotonic() + DRAIN_TIME
+            if happening.has_received:
+                self._has_received.add(happening.number)
+            if self._status is None:
+                self._until = time.monotonic() + DRAIN_TIME
         elif isinstance(happening, _Signalled):
             return self._take_signal(happening.signal_number)
         elif isinstance(happening, _CommandEnded):
-            return happening.status
-        else:
+            assert self._tell_ending is not None
+            self._status = happening.status
+            self._until = time.monotonic() + COMMAND_DRAIN_TIME
+            self._tell_ending.close()
+        elif isinstance(happening, _Drained):
+            return self._drained(happening.number)
+        elif self._status is None:
             raise self._error(happening)
+        elif happening.number in self._to_drain:
+            self._around.notify(
+                "the command has ended, and what it sent last may not have arrived: "
+                f"{getattr(self._error(happening), 'message', 'a session failed')}"
+            )
+            return self._drained(happening.number)
         return None
+
+    def _drained(self, number: int) -> int | None:
+        self._to_drain.discard(number)
+        return None if self._to_drain else self._status
 
     def _come(self, index: int) -> None:
         self._to_come.discard(index)
@@ -230,7 +286,7 @@ class ForwardSupervisor:
         self._child = ChildCommand(self._command, ports, lambda status: self._happenings.put(_CommandEnded(status)))
 
     def _take_signal(self, number: int) -> int | None:
-        if self._child is None:
+        if self._child is None or self._status is not None:
             return EXIT_SIGNAL_BASE + number
         # Ctrl-C is for the command: it may mean something else than its end, as in psql.
         self._child.signal(number)
@@ -242,18 +298,17 @@ class ForwardSupervisor:
             return ended.end
         forward = self._forwards[ended.number]
         reason = ended.end.closed_reason
-        if reason and time.monotonic() - self._began < FAILED_AT_START_WITHIN:
+        if (
+            reason
+            and ended.number not in self._has_received
+            and time.monotonic() - self._began < FAILED_AT_START_WITHIN
+        ):
             return RemotePortRefused(
                 f"{forward.destination} cannot be forwarded",
                 cause=reason,
                 hint="on the node, /var/log/amazon/ssm/errors.log may say more",
             )
-        return ChannelClosed(
-            f"the service ended the session to {forward.target}",
-            cause=reason or "it gave no reason; somebody may have terminated it",
-            hint="start it again; a session without traffic ends after the idle timeout of the account's Session "
-            "Manager preferences (20 minutes by default)",
-        )
+        return closed_by_service(forward.target, reason or "")
 
     # --- sessions ---------------------------------------------------------------------------------------------------
 
@@ -272,7 +327,9 @@ class ForwardSupervisor:
             notify=self._around.notify,
             listening=lambda: put(_Listening(index)),
             ready=(lambda result: put(_Ready(index, result))) if self._probe else None,
-            closed=lambda: put(_Closed()),
+            closed=lambda has_received: put(_Closed(index, has_received)),
+            ending=self._ending,
+            drained=lambda: put(_Drained(index)),
         )
 
         def make_application(channel: DataChannel) -> Application:

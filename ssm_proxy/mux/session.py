@@ -35,6 +35,10 @@ SHARED_DATA_BYTES = 4 * 1024
 SMALLEST_CUT_BYTES = 512
 """Frames are made to end where a call's limit ends, but not smaller than this for that reason: headers cost too."""
 
+MAX_UNANSWERED = 4 * MAX_STREAMS
+"""Streams that were closed here and not yet there, of which this is remembered; what follows the protocol answers each
+FIN with FIN (8.8)."""
+
 MAX_UNDELIVERED_BYTES = 16 * 1024 * 1024
 """From the agent, of all streams together. Beyond this nothing should be received. At the agent's pace of 1 MB/s a
 reader may pause for 16 s, and what its socket holds, before anybody notices."""
@@ -77,12 +81,23 @@ class StreamGivenUp(NamedTuple):
     undelivered_bytes: int
 
 
-Event = StreamDataReceived | StreamClosedByPeer | StreamGivenUp
+class ClosingAnswered(NamedTuple):
+    """The other end has closed a stream too that ``close_stream`` had closed: it has dealt with all that was sent.
+
+    ``has_received`` says whether any data ever came of it, however late.
+    """
+
+    stream_id: int
+    has_received: bool
+
+
+Event = StreamDataReceived | StreamClosedByPeer | StreamGivenUp | ClosingAnswered
 
 
 class _Stream:
     __slots__ = (
         "awaits_answer",
+        "has_received",
         "heard_at",
         "is_closed_by_peer",
         "is_forgotten",
@@ -99,6 +114,7 @@ class _Stream:
         self.needs_syn = True
         self.needs_fin = False
         self.undelivered = 0  # bytes handed out, not yet consumed
+        self.has_received = False
         self.awaits_answer = True  # opened or sent to, and nothing came since
         self.heard_at = float("-inf")
         self.is_closed_by_peer = False
@@ -126,6 +142,8 @@ class MuxSession:
         self._streams: dict[int, _Stream] = {}
         self._next_stream_id = _FIRST_STREAM_ID
         self._events: list[Event] = []
+
+        self._unanswered: dict[int, bool] = {}  # streams closed here first, with ``has_received``, oldest first
 
         self._turns: deque[_Stream] = deque()  # streams with something to send, each once
         self._draining = 0  # how many of them are forgotten
@@ -192,6 +210,9 @@ class MuxSession:
             return
         if not stream.is_closed_by_peer:
             self._finish(stream)
+            self._unanswered[stream_id] = stream.has_received
+            if len(self._unanswered) > MAX_UNANSWERED:
+                del self._unanswered[next(iter(self._unanswered))]
         if stream.has_turn:
             stream.is_forgotten = True
             self._draining += 1
@@ -210,12 +231,22 @@ class MuxSession:
             raise LocalProtocolError(f"{count} bytes delivered of {stream.undelivered} received")
         self._take_off(stream, count)
 
+    @property
+    def unanswered_count(self) -> int:
+        """How many streams were closed here, and the other end has not yet answered that."""
+        return len(self._unanswered)
+
     # --- towards the agent ------------------------------------------------------------------------------------------
 
     @property
     def pending_bytes(self) -> int:
         """How many bytes wait for ``data_to_send``, the headers of data aside; 0 if there is nothing to send."""
         return self._queued + len(self._rest)
+
+    def is_sent(self, stream_id: int) -> bool:
+        """Say whether ``data_to_send`` has given all that a stream had."""
+        stream = self._streams.get(stream_id)
+        return stream is None or not (stream.has_turn or self._rest)
 
     def data_to_send(self, limit: int) -> bytes:
         """Give at most ``limit`` bytes for the channel. Streams take turns, a frame each, also from call to call."""
@@ -279,9 +310,12 @@ class MuxSession:
         finally:
             for command, stream_id, payload in frames:
                 stream = self._streams.get(stream_id)
-                if stream is None or stream.is_closed_by_peer:
+                if stream is None:
+                    self._receive_late(command, stream_id)
+                elif stream.is_closed_by_peer:
                     continue
-                if command == PSH:
+                elif command == PSH:
+                    stream.has_received = True
                     stream.undelivered += len(payload)
                     self._undelivered += len(payload)
                     stream.awaits_answer = False
@@ -291,6 +325,15 @@ class MuxSession:
                     self._closed_by_peer(stream)
         if self._full_since is None and self._undelivered >= MAX_UNDELIVERED_BYTES:
             self._full_since = now
+
+    def _receive_late(self, command: int, stream_id: int) -> None:
+        """Take a frame of a stream that is closed here, or that never was."""
+        if stream_id not in self._unanswered:
+            return
+        if command == PSH:
+            self._unanswered[stream_id] = True
+        elif command == FIN:
+            self._events.append(ClosingAnswered(stream_id, self._unanswered.pop(stream_id)))
 
     def events(self) -> list[Event]:
         """Give what happened since the last call."""

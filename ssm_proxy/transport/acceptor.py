@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
@@ -25,8 +26,13 @@ class Forward(NamedTuple):
     """Called when the listener takes connections."""
     ready: Callable[[str], None] | None = None
     """Called when a probe has shown that the destination can be reached, with what it showed; None: do not probe."""
-    closed: Callable[[], None] = lambda: None
-    """Called when the service has ended the session, while local programs still take its last output."""
+    closed: Callable[[bool], None] = lambda has_received: None
+    """Called when the service has ended the session, while local programs still take its last output; with whether
+    anything ever came from the destination's side."""
+    ending: socket.socket | None = None
+    """Becomes readable when the local programs are over: take what they have sent, accept nobody new."""
+    drained: Callable[[], None] = lambda: None
+    """Called once after that, when all they had sent has arrived, and they have taken what there was for them."""
 
 
 class Acceptor:
@@ -42,6 +48,9 @@ class Acceptor:
         self._retry_at: float | None = None
         self._has_complained = False
         self._is_closed = False
+        self._ending = forward.ending
+        self.is_ending = False
+        """Whether the local programs are over."""
 
     def open(self) -> None:
         """Begin to listen.
@@ -54,12 +63,27 @@ class Acceptor:
 
     def watch(self, poller: Poller, *, wanted: bool) -> None:
         """Tell the poller whether connections are wanted."""
+        if self._ending is not None:
+            if self.is_ending:
+                poller.remove(self._ending.fileno())
+            else:
+                poller.set(self._ending.fileno(), read=True)
         if self._is_closed:
             return
         if wanted and self._retry_at is None and self._listener.is_listening:
             poller.set(self._listener.fileno(), read=True)
         else:
             poller.remove(self._listener.fileno())
+
+    def look(self, ready: Mapping[int, int]) -> None:
+        """Take note of the end of the local programs, by the descriptors that the poller gave."""
+        if self._ending is not None and self._ending.fileno() in ready:
+            self.is_ending = True
+
+    @property
+    def is_pausing(self) -> bool:
+        """Whether there is a pause, as no descriptors are left."""
+        return self._retry_at is not None
 
     def is_ready(self, ready: Mapping[int, int]) -> bool:
         """Whether somebody waits to be accepted, by the descriptors that the poller gave."""

@@ -1,13 +1,13 @@
 """Port forwarding's local side with old agents: one connection at a time (docs/PROTOCOL.md section 8.7).
 
     IDLE --somebody connects--> OPEN --the program sends no more--> HALF
-    HALF --the destination is quiet, shorter if somebody waits--> LEAVING
+    HALF --the destination is quiet, shorter if somebody waits--> reset, LEAVING
     OPEN, HALF --the program has gone--> LEAVING
     LEAVING --the agent has acknowledged--> IDLE
 
 The agent connects to the destination before anybody has connected here, and again when the first bytes of the next
 connection arrive: until then a destination that speaks first says nothing. That the destination has closed its
-connection cannot be seen.
+connection cannot be seen. So what ends because of silence may be a part of an answer, and is reset.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from ssm_proxy.transport.acceptor import Acceptor, Forward
 from ssm_proxy.transport.application import ApplicationBase
 from ssm_proxy.transport.local_connection import READ_BYTES, LocalConnection
 from ssm_proxy.transport.poller import HANGUP, READ, WRITE, Poller
-from ssm_proxy.transport.probe import Probe
+from ssm_proxy.transport.probe import UNKNOWN, Probe
 from ssm_proxy.wire.constants import Flag
 
 QUIET_TIME = 10.0
@@ -48,6 +48,8 @@ class BasicForwarding(ApplicationBase):
         self._is_leaving = False
         self._somebody_waits = False
         self._was_connected = False
+        self._has_received = False
+        self._is_drained = False
         self._quiet_since: float | None = None
         self._poller: Poller | None = None
         self._probe: Probe | None = None
@@ -69,6 +71,7 @@ class BasicForwarding(ApplicationBase):
             self._has_started
             and not self._is_leaving
             and (connection is None or (is_half and not self._somebody_waits))
+            and not self._acceptor.is_ending
         )
         self._acceptor.watch(poller, wanted=wanted)
         if connection is None:
@@ -87,18 +90,21 @@ class BasicForwarding(ApplicationBase):
             self._use(connection, ready.get(connection.fileno(), 0), now)
         self._acceptor.handle_deadline(now)
         if self._acceptor.is_ready(ready):
-            if self._connection is None and not self._is_leaving:
-                self._accept(now)
-            else:
+            if self._connection is not None:
                 self._somebody_waits = True
+            elif not self._is_leaving:
+                self._accept(now)
         is_back = is_connected and not self._was_connected
         self._was_connected = is_connected
         if self._quiet_since is not None and (is_back or self.wants_write or not self.channel.is_drained):
             self._quiet_since = now  # nobody could say that the destination was silent
         if is_connected and (until := self._quiet_until()) is not None and now >= until:
-            self._leave(now)
+            self._leave(now, reset=True)
         if self._is_leaving and self.channel.is_drained:
             self._is_leaving = False
+        self._acceptor.look(ready)
+        if self._acceptor.is_ending and not self._is_drained:
+            self._drain(now)
         if self._probe is not None:
             self._probe.look(now, is_sent=self.channel.is_drained, is_connected=is_connected)
             self._end_probe()
@@ -118,11 +124,12 @@ class BasicForwarding(ApplicationBase):
         )
         self._forward.listening()
         if self._forward.ready is not None:
-            self._probe = Probe()
+            self._probe = Probe(silence=UNKNOWN)
 
     def output(self, pieces: Sequence[bytes], now: float) -> None:
         if self._probe is not None:
             self._probe.answered()
+        self._has_received = True
         if self._is_leaving:  # meant for a connection that is no more
             return
         data = b"".join(pieces)
@@ -137,7 +144,7 @@ class BasicForwarding(ApplicationBase):
 
     def closed(self, reason: str) -> None:
         self._acceptor.close(self._poller)
-        self._forward.closed()
+        self._forward.closed(self._has_received)
 
     def close(self) -> None:
         self._acceptor.close(self._poller)
@@ -161,14 +168,33 @@ class BasicForwarding(ApplicationBase):
             connection.hang_up()
         self._settle(connection, now)
 
-    def _read(self, connection: LocalConnection, now: float) -> None:
+    def _drain(self, now: float) -> None:
+        """Take what local programs that are over have left; tell when all of it has arrived, and all was taken."""
+        if self._connection is None and not self._is_leaving:
+            self._accept(now)
+        connection = self._connection
+        if connection is not None:
+            while not connection.input_ended and self._read(connection, now):
+                pass
+            if connection.input_ended and not connection.wants_write:
+                self._leave(now, reset=True)
+        # Of a program that is not over after all nothing more is awaited, and nobody else's turn comes.
+        is_all_read = self.channel.is_drained and self.channel.input_room(now) > 0
+        if is_all_read and not (self._is_leaving or self.wants_write or self._acceptor.is_pausing):
+            self._is_drained = True
+            self._acceptor.close(self._poller)
+            self._forward.drained()
+
+    def _read(self, connection: LocalConnection, now: float) -> int:
+        """Read what the program has sent, as far as there is room; give how many bytes that was."""
         room = self.channel.input_room(now)
         if not room:  # reading nothing would look like the end
-            return
+            return 0
         if data := connection.read(min(room, READ_BYTES)):
             self.channel.send_input(data, now)
         if connection.input_ended:
             self._quiet_since = now
+        return len(data)
 
     def _settle(self, connection: LocalConnection, now: float) -> None:
         self._pending_bytes -= connection.take_settled()
@@ -180,11 +206,15 @@ class BasicForwarding(ApplicationBase):
             return None
         return self._quiet_since + (QUIET_TIME_IF_SOMEBODY_WAITS if self._somebody_waits else QUIET_TIME)
 
-    def _leave(self, now: float) -> None:
+    def _leave(self, now: float, *, reset: bool = False) -> None:
         """Close the local connection and have the agent close its own."""
         if self._connection is None:
             return
-        self._forget(self._connection).close()
+        connection = self._forget(self._connection)
+        if reset:
+            connection.reset()
+        else:
+            connection.close()
         self.channel.send_flag(Flag.DISCONNECT_TO_PORT, now)
         self._is_leaving = True
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import socket
 import struct
+import sys
 
 READ_BYTES = 64 * 1024
 _RESET_AT_ONCE = struct.pack("ii", 1, 0)  # struct linger: on, 0 seconds
@@ -71,6 +72,19 @@ class LocalConnection:
         """Tell the program that nothing more will come. It may go on sending, and gets all that was written."""
         with contextlib.suppress(OSError):
             self._socket.shutdown(socket.SHUT_WR)
+
+    @property
+    def untaken_bytes(self) -> int:
+        """How many bytes that were written the other end's system has not taken; 0 where the system does not tell."""
+        if not sys.platform.startswith("linux"):
+            return 0
+        import fcntl
+        import termios
+
+        try:  # SIOCOUTQ, which has the same number
+            return int.from_bytes(fcntl.ioctl(self._socket.fileno(), termios.TIOCOUTQ, bytes(4)), sys.byteorder)
+        except OSError:
+            return 0
 
     def hang_up(self) -> None:
         """Take note that the system reports the program as gone."""

@@ -14,6 +14,8 @@ from __future__ import annotations
 PATIENCE = 1.0
 ANSWERED = "answered"
 NOT_REFUSED = "not refused"
+UNKNOWN = "unknown"
+"""What silence means with old agents, which report a refusal after a minute only (docs/PROTOCOL.md 12.14)."""
 
 
 class Probe:
@@ -21,10 +23,12 @@ class Probe:
 
     Args:
         stream_id: of the stream that it uses; 0 where there are no streams.
+        silence: the result if nothing is said for a while.
     """
 
-    def __init__(self, stream_id: int = 0) -> None:
+    def __init__(self, stream_id: int = 0, silence: str = NOT_REFUSED) -> None:
         self.stream_id = stream_id
+        self._silence = silence
         self.result: str | None = None
         """What it has shown."""
         self._until: float | None = None
@@ -47,7 +51,7 @@ class Probe:
             if is_sent:
                 self._until = now + PATIENCE
         elif now >= self._until and self.result is None:
-            self.result = NOT_REFUSED
+            self.result = self._silence
 
     def deadline(self) -> float | None:
         """Give the time at which ``look`` is due."""

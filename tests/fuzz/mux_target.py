@@ -13,7 +13,7 @@ from simulation.smux_sketch import FIN, PSH, SYN, UPD, ModelServer, pack, parse
 
 from ssm_proxy.errors import RemoteProtocolError, TransportTimeout
 from ssm_proxy.mux import session as module
-from ssm_proxy.mux.session import PATIENCE, MuxSession, StreamClosedByPeer, StreamDataReceived
+from ssm_proxy.mux.session import PATIENCE, ClosingAnswered, MuxSession, StreamClosedByPeer, StreamDataReceived
 from ssm_proxy.wire.smux import Frame as DecodedFrame
 from ssm_proxy.wire.smux import FrameDecoder
 
@@ -151,6 +151,8 @@ class Machine:
             elif isinstance(event, StreamClosedByPeer):
                 assert stream_id not in self.closed_by_peer
                 self.closed_by_peer.add(stream_id)
+            elif isinstance(event, ClosingAnswered):
+                assert stream_id not in self.undelivered
             else:
                 assert event.undelivered_bytes == self.undelivered.pop(stream_id)
                 assert self.undelivered, "it was alone"

@@ -10,10 +10,11 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from queue import SimpleQueue
 
 import pytest
 from forwards import INTERRUPTED, command, echo, forwarding, json_lines, receive_all, run, serving, start
-from nodes import EMBEDDED, MakeUser, StartEmulator, User, free_port, open_sessions, wait_until
+from nodes import EMBEDDED, MIB, MakeUser, StartEmulator, User, free_port, open_sessions, wait_until
 from terminals import terminal as open_terminal
 
 from ssm_proxy.emulator import Emulator, Faults, Node
@@ -123,6 +124,53 @@ class TestCommands:
         assert said in done.stderr
         assert len(emulator.sessions()) == before
 
+    @pytest.mark.parametrize("size", [20, MIB])
+    @pytest.mark.parametrize("version", ["3.3.0.0", OLD_AGENT])
+    def test_what_it_sent_last_arrives(
+        self, start_emulator: StartEmulator, new_user: MakeUser, version: str, size: int
+    ) -> None:
+        user = new_user(start_emulator(agent_version=version, faults=Faults(delay_ms=50)))
+        arrived: SimpleQueue[int] = SimpleQueue()
+        send = (
+            "import socket, sys\n"
+            "connection = socket.create_connection(('127.0.0.1', int(sys.argv[1])))\n"
+            "connection.sendall(bytes(int(sys.argv[2])))\n"
+        )
+        with serving(lambda connection: arrived.put(len(receive_all(connection)))) as remote:
+            done = run(user, f"0:{remote}", *python(send, "{port}", str(size)))
+            while (received := arrived.get(timeout=10)) == 0:
+                pass  # old agents connect once in advance
+        assert (received, done.returncode) == (size, 0)
+        if version != OLD_AGENT:
+            assert done.stderr == ""
+
+    def test_that_is_not_awaited_for_ever(self, start_emulator: StartEmulator, new_user: MakeUser) -> None:
+        user = new_user(start_emulator(faults=Faults(bandwidth=20_000, queue_bytes=500_000)))
+        code = (
+            "import socket, sys\n"
+            "socket.create_connection(('127.0.0.1', int(sys.argv[1]))).sendall(bytes(1_000_000))\n"
+            "sys.exit(3)\n"
+        )
+        with serving(receive_all) as remote:
+            done = run(user, f"0:{remote}", *python(code, "{port}"), timeout=60)
+        assert done.returncode == 3
+        assert "may not have arrived" in done.stderr
+
+    def test_one_that_ignores_a_hang_up_is_terminated(self, user: User) -> None:
+        code = (
+            "import signal, sys, time\n"
+            "signal.signal(signal.SIGHUP, signal.SIG_IGN)\n"
+            "signal.signal(signal.SIGTERM, lambda *_: (print('told', flush=True), sys.exit(3)))\n"
+            "print('ready', flush=True)\n"
+            "time.sleep(60)\n"
+        )
+        with start(user, "0:22", *python(code)) as process:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "ready\n"
+            process.send_signal(signal.SIGHUP)
+            assert process.communicate(timeout=20) == ("told\n", "")
+        assert process.returncode == 128 + signal.SIGHUP
+
     @pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])
     def test_a_signal_is_passed_on(self, user: User, name: str) -> None:
         number = getattr(signal, name)
@@ -227,6 +275,21 @@ class TestEnds:
             with contextlib.suppress(ConnectionResetError):
                 assert connection.recv(1) == b""
 
+    def test_a_session_that_was_in_use_was_no_refused_port(
+        self, start_emulator: StartEmulator, new_user: MakeUser
+    ) -> None:
+        user = new_user(start_emulator(faults=Faults(idle_timeout_s=2)))
+        with (
+            serving(echo) as remote,
+            forwarding(user, f"0:{remote}") as forward,
+            forward.connect() as connection,
+        ):
+            connection.sendall(b"x")
+            assert connection.recv(1) == b"x"
+            _, errors = forward.process.communicate(timeout=20)
+            assert forward.process.returncode == 9
+            assert "the service ended the session" in errors
+
     def test_one_session_that_cannot_start_ends_all(self, emulator: Emulator, user: User) -> None:
         path = user.folder / "s"
         # The second one is refused by the document's own pattern, or by the agent at its start.
@@ -284,6 +347,12 @@ class TestListenErrors:
             other.listen()
             self.check(user, f"{path}:80", "another program listens there")
         assert path.exists()
+
+    def test_the_same_port_twice(self, user: User) -> None:
+        port = free_port()
+        done = run(user, f"{port}:80", f"127.0.0.1:{port}:81")
+        assert (done.returncode, done.stdout) == (2, "")
+        assert f"'{port}:80' and '127.0.0.1:{port}:81' listen at the same place" in done.stderr
 
     def test_a_bad_spec(self, user: User) -> None:
         self.check(user, "8080", "8080", "PORT:HOSTPORT", status=2)

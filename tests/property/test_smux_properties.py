@@ -11,7 +11,14 @@ from simulation.smux_sketch import FIN, NOP, PSH, SYN, UPD, ModelServer, pack, p
 
 from ssm_proxy.errors import RemoteProtocolError
 from ssm_proxy.mux import session as module
-from ssm_proxy.mux.session import PATIENCE, MuxSession, StreamClosedByPeer, StreamDataReceived, StreamGivenUp
+from ssm_proxy.mux.session import (
+    PATIENCE,
+    ClosingAnswered,
+    MuxSession,
+    StreamClosedByPeer,
+    StreamDataReceived,
+    StreamGivenUp,
+)
 from ssm_proxy.wire.smux import Frame, FrameDecoder
 
 IDS = st.sampled_from([0, 2, 3, 5, 7, 2**32 - 1])
@@ -245,6 +252,9 @@ class ManyStreams(RuleBasedStateMachine):
     def take_events(self) -> None:
         for event in self.session.events():
             stream_id = event.stream_id
+            if isinstance(event, ClosingAnswered):
+                assert stream_id not in self.local
+                continue
             assert stream_id in self.local, "of no interest any more"
             if isinstance(event, StreamDataReceived):
                 assert stream_id not in self.ended

@@ -11,12 +11,14 @@ from ssm_proxy.mux.session import (
     MAX_QUEUED_BYTES,
     MAX_STREAM_QUEUED_BYTES,
     MAX_STREAMS,
+    MAX_UNANSWERED,
     MAX_UNDELIVERED_BYTES,
     MIN_STREAM_QUEUED_BYTES,
     PATIENCE,
     RESUME_BYTES,
     SHARED_DATA_BYTES,
     SMALLEST_CUT_BYTES,
+    ClosingAnswered,
     MuxSession,
     StreamClosedByPeer,
     StreamDataReceived,
@@ -211,8 +213,41 @@ class TestClosing:
     def test_data_of_a_closed_stream_is_dropped(self) -> None:
         session = make_session(streams=1)
         session.close_stream(3)
-        session.receive(pack(PSH, 3, b"late") + pack(FIN, 3), 1.0)
+        session.receive(pack(PSH, 3, b"late"), 1.0)
         assert session.events() == []
+        session.receive(pack(FIN, 3), 1.0)
+        assert session.events() == [ClosingAnswered(3, has_received=True)]
+
+    def test_the_answer_to_our_fin_is_told_once(self) -> None:
+        session = make_session(streams=2)
+        receive(session, 5, 1)
+        session.events()
+        for stream_id in (3, 5):
+            session.close_stream(stream_id)
+        assert session.unanswered_count == 2
+        for _ in range(2):
+            session.receive(pack(FIN, 5) + pack(FIN, 3), 1.0)
+        assert session.events() == [ClosingAnswered(5, has_received=True), ClosingAnswered(3, has_received=False)]
+        assert session.unanswered_count == 0
+
+    def test_a_peer_that_never_answers_costs_bounded_memory(self) -> None:
+        session = MuxSession(False, 0.0)
+        for _ in range(MAX_UNANSWERED + 10):
+            session.close_stream(session.open_stream())
+            session.data_to_send(ALL)
+        assert session.unanswered_count == MAX_UNANSWERED
+        session.receive(pack(FIN, 3) + pack(FIN, 3 + 2 * 10), 1.0)
+        assert session.events() == [ClosingAnswered(23, has_received=False)]
+
+    def test_it_is_sent_when_its_last_frame_has_left(self) -> None:
+        session = make_session(streams=1)
+        assert session.is_sent(3)
+        session.send(3, bytes(600))
+        assert not session.is_sent(3)
+        session.data_to_send(100)
+        assert not session.is_sent(3)
+        session.data_to_send(ALL)
+        assert session.is_sent(3)
 
     def test_a_fin_of_the_peer_is_answered_and_data_before_it_is_delivered(self) -> None:
         session = make_session(streams=2)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import select
 import socket
+import struct
+import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -23,7 +25,8 @@ from ssm_proxy.transport.acceptor import RETRY_AFTER, Forward
 from ssm_proxy.transport.basic_forwarding import BasicForwarding
 from ssm_proxy.transport.forwarding import LINGER_TIME, QUIET_TIME, MuxForwarding, make_forwarding
 from ssm_proxy.transport.listener import bind_port
-from ssm_proxy.transport.poller import READ, make_poller
+from ssm_proxy.transport.poller import HANGUP, READ, make_poller
+from ssm_proxy.transport.probe import PATIENCE
 from ssm_proxy.wire.constants import Flag
 
 PROPERTIES = {"portNumber": "80", "type": "LocalPortForwarding"}
@@ -46,7 +49,10 @@ class Rig:
         self.poller = make_poller()
         self.stream = b""
         self.flags: list[int] = []
+        self.acknowledges = True
+        self._unacknowledged: list[int] = []
         self.now = START + 1
+        self._ending, self.tell_ending = socket.socketpair()
         event = SessionStarted("Port", PROPERTIES, version, "")
         self.application = make_forwarding(
             self.channel,
@@ -57,11 +63,18 @@ class Rig:
                 self.notes.append,
                 lambda: self.told.append("listening"),
                 (lambda result: self.told.append(result)) if probe else None,
-                lambda: self.told.append("closed"),
+                lambda has_received: self.told.append("closed, was used" if has_received else "closed"),
+                self._ending,
+                lambda: self.told.append("drained"),
             ),
         )
         self.application.started(event, self.now)
         self.turn()
+
+    def close(self) -> None:
+        self.application.close()
+        self._ending.close()
+        self.tell_ending.close()
 
     def turn(self, after: float = 0.0, *, is_connected: bool = True) -> None:
         """Let time pass, then one turn of the loop."""
@@ -90,7 +103,16 @@ class Rig:
                 self.stream += frame.payload
             elif frame.payload_type == 10:
                 self.flags.append(int.from_bytes(frame.payload, "big"))
-            self.channel.receive(wire_sketch.input_acknowledge(frame.seq), self.now)
+            self._unacknowledged.append(frame.seq)
+        if self.acknowledges:
+            self.acknowledge()
+
+    def acknowledge(self, but: int = 0) -> None:
+        """Acknowledge what was received, the last messages excepted."""
+        count = len(self._unacknowledged) - but
+        for seq in self._unacknowledged[:count]:
+            self.channel.receive(wire_sketch.input_acknowledge(seq), self.now)
+        del self._unacknowledged[:count]
 
     @property
     def frames(self) -> list[Frame]:
@@ -127,7 +149,7 @@ def make_rig() -> Iterator[Callable[..., Rig]]:
 
     yield make
     for rig in rigs:
-        rig.application.close()
+        rig.close()
 
 
 @pytest.fixture
@@ -222,7 +244,8 @@ class TestEndOfInput:
             assert program.recv(10) == b"answer"
             rig.turn(0.2)
             assert rig.finished() == [3]
-            assert program.recv(10) == b""
+            with pytest.raises(ConnectionResetError):  # the answer may not be whole
+                program.recv(10)
 
     def test_the_while_is_shorter_when_others_have_to_wait(self, rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("ssm_proxy.mux.session.MAX_STREAMS", 2)
@@ -264,6 +287,120 @@ class TestEndOfInput:
         rig.receive(smux_peer.psh(3, b"too late"))
         rig.until(lambda: rig.finished() == [3])
 
+    def test_what_has_not_reached_the_agent_is_not_waited_for(self, rig: Rig) -> None:
+        with rig.connected() as program:
+            program.sendall(b"x" * 50_000)
+            program.shutdown(socket.SHUT_WR)
+            rig.acknowledges = False
+            rig.until(lambda: len(smux_peer.data_of(rig.stream).get(3, b"")) == 50_000)
+            rig.turn(QUIET_TIME * 5)
+            rig.turn(QUIET_TIME * 5)
+            assert rig.finished() == []
+            rig.acknowledge()
+            rig.turn()
+            assert rig.application.deadline() == rig.now + QUIET_TIME
+
+    def test_what_others_send_all_the_time_does_not_prolong_it(self, rig: Rig) -> None:
+        with rig.connected(3) as program, rig.connected(5) as other:
+            rig.acknowledges = False
+            program.sendall(b"0")
+            program.shutdown(socket.SHUT_WR)
+            rig.until(lambda: rig.application._undelivered)  # type: ignore[union-attr]
+            other.sendall(b"1")
+            rig.until(lambda: smux_peer.data_of(rig.stream) == {3: b"0", 5: b"1"})
+            rig.acknowledge(but=1)
+            assert not rig.channel.is_drained
+            rig.turn()
+            rig.turn(QUIET_TIME)
+            assert rig.finished() == [3]
+
+    def test_while_nothing_is_received_nobody_is_quiet(self, rig: Rig) -> None:
+        with rig.connected(3), rig.connected(5) as other:
+            other.shutdown(socket.SHUT_WR)
+            rig.until(lambda: rig.application.deadline() is not None)
+            rig.turn(QUIET_TIME / 2)
+            rig.receive(smux_peer.psh(3, bytes(24 * MIB)))
+            assert rig.application.is_full
+            rig.turn(QUIET_TIME - 1)
+            assert rig.application.is_full
+            assert rig.finished() == []
+
+    def test_a_new_one_does_not_take_over_what_befell_its_descriptor(self, rig: Rig) -> None:
+        with rig.connected(3) as first:
+            first.shutdown(socket.SHUT_WR)
+            rig.until(lambda: rig.application.deadline() is not None)
+            (fd,) = rig.application._by_fd  # type: ignore[union-attr]
+            with rig.connect() as second:
+                second.shutdown(socket.SHUT_WR)
+                rig.application.output([smux_peer.fin(3)], rig.now)  # closes the first one
+                rig.application.turn({fd: HANGUP, rig.listener.fileno(): READ}, rig.now, is_connected=True)
+                assert list(rig.application._by_fd) == [fd]  # type: ignore[union-attr]
+                rig.turn()
+                assert rig.finished() == [3]
+
+
+class TestEndOfThePrograms:
+    """The command that they were for has ended; what they left is still to arrive."""
+
+    def test_what_was_just_sent_arrives(self, rig: Rig) -> None:
+        with rig.connect() as program:
+            program.sendall(b"last words")
+        rig.tell_ending.close()
+        rig.until(lambda: rig.finished() == [3])
+        assert smux_peer.data_of(rig.stream) == {3: b"last words"}
+        rig.turn()
+        assert "drained" not in rig.told  # the destination may not have it yet
+        rig.receive(smux_peer.fin(3))
+        assert rig.told == ["listening", "drained"]
+        with pytest.raises(OSError):
+            rig.connect()
+        rig.turn()
+        assert rig.told == ["listening", "drained"]
+
+    def test_who_came_at_the_last_moment_is_accepted(self, rig: Rig) -> None:
+        with rig.connect() as program:
+            program.sendall(b"last words")
+        rig.application.turn({rig._ending.fileno(): READ}, rig.now, is_connected=True)  # only that was seen
+        rig.until(lambda: rig.finished() == [3])
+        assert smux_peer.data_of(rig.stream) == {3: b"last words"}
+
+    def test_much_too(self, rig: Rig) -> None:
+        data = bytes(range(256)) * 8192
+        with rig.connect() as program, ThreadPoolExecutor(1) as pool:
+            sending = pool.submit(program.sendall, data)
+            rig.until(sending.done)
+        rig.tell_ending.close()
+        rig.until(lambda: rig.finished() == [3])
+        assert smux_peer.data_of(rig.stream) == {3: data}
+
+    def test_it_is_not_over_before_the_agent_has_it(self, rig: Rig) -> None:
+        rig.acknowledges = False
+        with rig.connected() as program:
+            program.sendall(b"last words")
+        rig.tell_ending.close()
+        rig.until(lambda: rig.finished() == [3])
+        rig.receive(smux_peer.fin(3))
+        assert rig.told == ["listening"]
+        rig.acknowledge()
+        rig.turn()
+        assert rig.told == ["listening", "drained"]
+
+    def test_nothing_is_nothing_to_wait_for(self, rig: Rig) -> None:
+        with rig.connected():  # by a program that lives on, and is silent
+            rig.tell_ending.close()
+            rig.turn()
+            assert rig.told == ["listening", "drained"]
+
+    def test_one_after_the_other_with_old_agents(self, make_rig: Callable[..., Rig]) -> None:
+        rig = make_rig(version="3.0.196.0")
+        for word in (b"one", b"two"):
+            with rig.connect() as program:
+                program.sendall(word)
+        rig.tell_ending.close()
+        rig.until(lambda: "drained" in rig.told)
+        assert rig.stream == b"onetwo"
+        assert rig.flags == [Flag.DISCONNECT_TO_PORT] * 2
+
 
 class TestEndOfOutput:
     def test_all_is_delivered_before_the_end(self, rig: Rig) -> None:
@@ -289,6 +426,33 @@ class TestEndOfOutput:
             assert program.recv(10) == b"all"
             assert program.recv(10) == b""
             assert smux_peer.data_of(rig.stream) == {}
+
+    @pytest.mark.skipif(sys.platform != "linux", reason="no other system tells what was not taken")
+    def test_a_slow_reader_that_keeps_sending_gets_all(self, rig: Rig) -> None:
+        with rig.connected() as program:
+            rig.receive(smux_peer.psh(3, bytes(8 * MIB)) + smux_peer.fin(3))
+            size = 0
+            while rig.application.wants_write:
+                size += len(program.recv(MIB))
+                rig.turn()
+            for _ in range(5):  # the system's buffer is still full
+                program.sendall(b"go on")
+                rig.turn(LINGER_TIME + 0.1)
+            while data := program.recv(MIB):
+                size += len(data)
+            assert size == 8 * MIB
+
+    @pytest.mark.skipif(sys.platform != "linux", reason="no other system tells what was not taken")
+    def test_but_not_for_ever(self, rig: Rig) -> None:
+        with rig.connected() as program:
+            rig.receive(smux_peer.psh(3, bytes(8 * MIB)) + smux_peer.fin(3))
+            while rig.application.wants_write:
+                program.recv(MIB)
+                rig.turn()
+            rig.turn(LINGER_TIME)
+            assert rig.application.deadline() == rig.now + LINGER_TIME
+            rig.turn(forwarding.LINGER_LIMIT)
+            assert rig.application.deadline() is None
 
 
 class TestRefusals:
@@ -326,6 +490,27 @@ class TestRefusals:
             with pytest.raises(ConnectionResetError):
                 second.recv(1)
 
+    def test_one_whose_program_has_left_takes_its_refusal_with_it(self, rig: Rig) -> None:
+        with rig.connected(3) as first:
+            first.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        rig.until(lambda: rig.finished() == [3])
+        self.refuse(rig, 3)
+        assert len(rig.notes) == 1
+        with rig.connected(5) as program:
+            rig.receive(smux_peer.fin(5))
+            assert program.recv(1) == b""
+        assert len(rig.notes) == 1
+
+    def test_a_late_refusal_of_the_probe_is_nobody_elses(self, make_rig: Callable[..., Rig]) -> None:
+        rig = make_rig(probe=True)
+        rig.turn()
+        rig.turn(PATIENCE)
+        assert rig.told == ["listening", "not refused"]
+        self.refuse(rig, 3)
+        with rig.connected(5) as program:
+            rig.receive(smux_peer.fin(5))
+            assert program.recv(1) == b""
+
     def test_the_next_one_that_closes_without_a_word_was_not_refused(self, rig: Rig) -> None:
         with rig.connected(3):
             self.refuse(rig, 3)
@@ -354,6 +539,13 @@ class TestProbes:
         assert deadline is not None
         rig.turn(deadline - rig.now)
         assert rig.told == ["listening", "not refused"]
+        assert rig.finished() == [3]  # in the same turn
+
+    def test_silence_of_old_agents_means_nothing(self, make_rig: Callable[..., Rig]) -> None:
+        rig = make_rig(probe=True, version="3.0.196.0")
+        rig.turn()
+        rig.turn(PATIENCE)
+        assert rig.told == ["listening", "unknown"]
 
     def test_a_refusal_ends_the_session(self, make_rig: Callable[..., Rig]) -> None:
         rig = make_rig(probe=True)
@@ -373,7 +565,7 @@ class TestTheSession:
         with rig.connected() as program:
             rig.receive(smux_peer.psh(3, bytes(8 * MIB)))
             rig.application.closed("over")
-            assert rig.told == ["listening", "closed"]
+            assert rig.told == ["listening", "closed, was used"]
             with pytest.raises(OSError):
                 rig.connect()
             size = 0
@@ -482,7 +674,8 @@ class TestBasic:
             assert first.recv(10) == b"answer"
             rig.turn(basic_forwarding.QUIET_TIME)
             assert rig.flags == [Flag.DISCONNECT_TO_PORT]
-            assert first.recv(10) == b""
+            with pytest.raises(ConnectionResetError):
+                first.recv(10)
         with rig.connect() as second:
             second.sendall(b"two")
             rig.until(lambda: rig.stream == b"onetwo")
@@ -496,6 +689,18 @@ class TestBasic:
             rig.until(lambda: rig.application.deadline() == rig.now + basic_forwarding.QUIET_TIME_IF_SOMEBODY_WAITS)
             rig.turn(basic_forwarding.QUIET_TIME_IF_SOMEBODY_WAITS)
             rig.until(lambda: rig.stream == b"onetwo")
+
+    def test_who_has_waited_waits_no_more_when_accepted(self, rig: Rig) -> None:
+        with rig.connect() as first:
+            rig.until(lambda: self.connection(rig))
+            first.shutdown(socket.SHUT_WR)
+            rig.until(lambda: rig.application.deadline() is not None)
+            fd = self.connection(rig).fileno()  # type: ignore[attr-defined]
+            with rig.connect() as second:
+                rig.application.turn({fd: HANGUP, rig.listener.fileno(): READ}, rig.now, is_connected=True)
+                rig.until(lambda: self.connection(rig))
+                second.shutdown(socket.SHUT_WR)
+                rig.until(lambda: rig.application.deadline() == rig.now + basic_forwarding.QUIET_TIME)
 
     def test_without_a_connection_nobody_is_quiet(self, rig: Rig) -> None:
         with rig.connect() as program:

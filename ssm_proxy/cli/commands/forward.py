@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from ssm_proxy.cli.child_command import check_command
-from ssm_proxy.cli.forward_specs import ForwardSpec, parse_forward_spec
+from ssm_proxy.cli.forward_specs import ForwardSpec, check_listeners, parse_forward_spec
 from ssm_proxy.cli.forward_supervisor import Forwarding, ForwardSupervisor
 from ssm_proxy.cli.session_command import add_aws_options, add_log_options, surroundings
 from ssm_proxy.errors import UsageError
@@ -45,16 +45,21 @@ on. While the network is away, connections wait. Ctrl-C ends with status 130.
 --ready-json opens one connection to each destination as a probe, sends nothing, and closes it
 again; servers may log that. It shows that the destination answered, or that the agent did not
 report a refusal within a second; a destination that swallows packets looks the same. A refused
-probe ends the command with status 10.
+probe ends the command with status 10. Agents up to 3.0.196 report a refusal after a minute only:
+there "probe" is "unknown" unless the destination has answered.
 
 COMMAND runs while the forwardings live: {port} in it is the port of the first listener, and the
 variables SSM_PROXY_PORT_0, SSM_PROXY_PORT_1, … hold those of all. It starts when all listen, with
 --ready-json when all are ready. ssm-proxy ends with its status. If a forwarding ends first,
-COMMAND is ended, and the status is that of the error. While it runs, Ctrl-C is for COMMAND alone.
+COMMAND is ended, and the status is that of the error. What COMMAND sent before it ended gets 5 s to
+arrive. While it runs, Ctrl-C is for COMMAND alone; so is, in the foreground of a terminal, SIGINT
+from elsewhere, which ssm-proxy does not pass on: use SIGTERM.
 
 There is no half-close: when a program sends no more, its connection lives until the destination
-closes it, or has been silent for 10 s. With agents up to 3.0.196 connections are carried one at a
-time; others wait.
+closes it, or has been silent for 10 s; then it is reset, as the answer may not be whole. Connections
+of Unix sockets cannot be reset: one that is cut off or refused looks as if it had ended.
+
+With agents up to 3.0.196 connections are carried one at a time; others wait.
 """
 
 
@@ -103,6 +108,7 @@ def _split_at_dashes(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Forward until a signal, the command or an error ends it."""
     specs = [parse_forward_spec(text) for text in arguments.specs]
+    check_listeners(specs)
     if arguments.child_command is not None:
         check_command(arguments.child_command)
     with contextlib.ExitStack() as stack:
