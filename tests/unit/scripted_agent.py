@@ -133,6 +133,9 @@ class ScriptedAgent:
     def wait_until_ready(self) -> None:
         self.wait(lambda: self.is_ready, "the handshake")
 
+    def wait_until_acknowledged(self) -> None:
+        self.wait(lambda: not self._unacknowledged, "the acknowledge of all output")
+
     def wait_for_input(self, data: bytes) -> None:
         self.wait(lambda: len(self.received) >= len(data), f"arrival of {len(data)} bytes")
         assert self.received == data
