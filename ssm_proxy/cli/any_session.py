@@ -57,8 +57,8 @@ def run_any_session(
 
     Args:
         around: what the command talks to.
-        streams: descriptors for input and output, see ``claim_streams``.
         request: what to start; of a session that was started, its target.
+        streams: descriptors for input and output, see ``claim_streams``.
         started: that session.
         status_of_interrupt: the exit status after Ctrl-C, where that is for us.
 
@@ -207,7 +207,8 @@ class _Choice:
         self._stack.callback(listener.close)
         port, host = _property(event, "portNumber"), _property(event, "host")
         destination = f"{host}:{port} through {self._target}" if host else f"port {port} of {self._target}"
-        self._status_of = lambda outcome: self._listener_status(outcome, destination)
+        received: list[bool] = []  # whether anything ever came from the destination's side
+        self._status_of = lambda outcome: self._listener_status(outcome, destination, has_received=any(received))
         return make_forwarding(
             channel,
             event,
@@ -216,6 +217,7 @@ class _Choice:
                 destination=destination,
                 notify=self._around.notify,
                 listening=lambda: self._tell_listening(listener, destination),
+                closed=received.append,
             ),
         )
 
@@ -224,14 +226,17 @@ class _Choice:
         name = f"Port {listener.port}" if listener.socket_path is None else f"Unix socket {listener.socket_path}"
         self._around.notify(f"{name} opened: {listener.name} -> {destination}. Waiting for connections...")
 
-    def _listener_status(self, outcome: BridgeOutcome, destination: str) -> int:
-        if outcome.signal_number is None and outcome.closed_reason:
+    def _listener_status(self, outcome: BridgeOutcome, destination: str, *, has_received: bool) -> int:
+        if outcome.signal_number is not None:
+            return exit_status(outcome)
+        reason = outcome.closed_reason or ""
+        if reason and not has_received:
             raise RemotePortRefused(
-                f"{destination} is not forwarded any more",
-                cause=outcome.closed_reason,
-                hint="start it again; on the node, /var/log/amazon/ssm/errors.log may say more",
+                f"{destination} cannot be forwarded",
+                cause=reason,
+                hint="on the node, /var/log/amazon/ssm/errors.log may say more",
             )
-        return exit_status(outcome)
+        raise closed_by_service(self._target, reason)
 
     # --- the end ----------------------------------------------------------------------------------------------------
 

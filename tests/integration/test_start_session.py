@@ -18,7 +18,7 @@ import pytest
 from forwards import echo, serving
 from nodes import EMBEDDED, MakeUser, StartEmulator, User, ending, free_port, session_states
 
-from ssm_proxy.emulator import Emulator, Node, SessionDocument
+from ssm_proxy.emulator import Emulator, Faults, Node, SessionDocument
 from ssm_proxy.emulator.documents import Parameter
 from ssm_proxy.wire.constants import SessionType
 
@@ -313,6 +313,22 @@ def test_a_host_that_is_denied(page_emulator: Emulator, page_user: User) -> None
     done = start_session(page_user, "--document-name", document, "--parameters", parameters)
     assert (done.returncode, done.stdout) == (10, "")
     assert "Forwarding to IP address 169.254.169.254 is forbidden." in done.stderr
+
+
+def test_a_forwarded_port_that_times_out_was_not_refused(start_emulator: StartEmulator, new_user: MakeUser) -> None:
+    user = new_user(start_emulator(faults=Faults(idle_timeout_s=2)))
+    local = free_port()
+    with serving(echo) as remote:
+        command = ["ssm-proxy", "start-session", "--target", EMBEDDED, *port_arguments(local, remote)]
+        with running(user, command) as process:
+            wait_for_listener(process, local)
+            with socket.create_connection(("127.0.0.1", local), 10) as connection:
+                connection.sendall(b"works")
+                assert connection.recv(5, socket.MSG_WAITALL) == b"works"
+            status, errors = ending(process, within=20)
+    assert status == 9
+    assert "the service ended the session" in errors
+    assert "due to inactivity" in errors
 
 
 def test_a_refused_connection_is_told_and_the_others_go_on(page_user: User) -> None:
