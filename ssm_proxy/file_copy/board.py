@@ -1,0 +1,357 @@
+"""Who does what: hands work to the links and takes it back when one is lost. Thread-safe; knows no clock and no IO.
+
+What a file goes through:
+
+    small    WHOLE ---------------------------------> done
+             WHOLE --to be verified--> SETTLE ------> done
+             CHECK --there already, and equal-------> done
+             CHECK --else--> WHOLE
+    large    PREPARE --> RANGE, RANGE, ... --> FINISH --> done
+             FINISH --some ranges differ--> RANGE ...
+             FINISH --its link is lost--> FINISH
+
+A range that a slow link has had for long is given to an idle one as well: to write the same bytes twice does no harm,
+and whoever is done first counts.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Hashable, Sequence
+from enum import Enum
+from typing import NamedTuple, Protocol
+
+MOST_SPLIT_AT_ONCE = 3
+"""Large files under way: while one is finished the next is copied."""
+MOST_QUEUED_FILES = 4096
+SETTLED_AT_ONCE = 512
+"""Files that are verified, or checked, by one command on the node."""
+DOUBLED_AFTER = 2.0
+"""Seconds after which a range is given to an idle link as well."""
+SMALLEST_WEIGHT = 16 * 1024
+
+
+class Range(NamedTuple):
+    """A piece of a file."""
+
+    offset: int
+    size: int
+
+
+class Job(Protocol):
+    """What the board has to know of a file's copy."""
+
+    @property
+    def is_split(self) -> bool: ...
+
+    @property
+    def size(self) -> int: ...
+
+    @property
+    def wants_check(self) -> bool: ...
+
+    def take_range(self) -> Range | None:
+        """Give the next piece that may be copied now; None if there is none yet, or none any more."""
+        ...
+
+    def give_back(self, piece: Range) -> None: ...
+
+    @property
+    def has_all_ranges(self) -> bool:
+        """Whether ``take_range`` will never give another, unless one is given back."""
+        ...
+
+
+class Kind(Enum):
+    WHOLE = "whole"
+    CHECK = "check"
+    SETTLE = "settle"
+    PREPARE = "prepare"
+    RANGE = "range"
+    FINISH = "finish"
+
+
+class Work:
+    """Something for one link to do."""
+
+    __slots__ = ("began", "is_doubled", "jobs", "kind", "piece")
+
+    def __init__(self, kind: Kind, jobs: Sequence[Job], piece: Range | None = None, began: float = 0.0) -> None:
+        self.kind = kind
+        self.jobs = jobs
+        self.piece = piece
+        self.began = began
+        self.is_doubled = False
+
+    @property
+    def job(self) -> Job:
+        (job,) = self.jobs
+        return job
+
+    @property
+    def weight(self) -> int:
+        """How many bytes it keeps under way, about."""
+        if self.piece is not None:
+            return self.piece.size
+        if self.kind is Kind.WHOLE:
+            return max(SMALLEST_WEIGHT, self.job.size)
+        return SMALLEST_WEIGHT
+
+
+class _Split:
+    """A large file under way."""
+
+    def __init__(self, job: Job) -> None:
+        self.job = job
+        self.is_copying = False
+        self.under_way: dict[Range, int] = {}  # how many links have it
+        self.written: set[Range] = set()  # while another link still has it, too
+
+    @property
+    def is_complete(self) -> bool:
+        return self.is_copying and self.job.has_all_ranges and not (self.under_way.keys() - self.written)
+
+
+class Board:
+    """The state of one copy."""
+
+    def __init__(self) -> None:
+        self._lock = threading.RLock()
+        self._changed = threading.Condition(self._lock)
+        self._files: deque[Job] = deque()
+        self._to_check: deque[Job] = deque()
+        self._to_settle: deque[Job] = deque()
+        self._to_prepare: deque[Job] = deque()
+        self._to_finish: deque[Job] = deque()
+        self._splits: dict[Job, _Split] = {}
+        self._held: dict[Hashable, list[Work]] = {}
+        self._unfinished = 0
+        self._is_planned = False
+        self.is_cancelled = False
+
+    # --- the planner ------------------------------------------------------------------------------------------------
+
+    def add(self, job: Job) -> None:
+        """Add a file; blocks while too many wait."""
+        with self._changed:
+            while len(self._files) + len(self._to_check) + len(self._to_prepare) >= MOST_QUEUED_FILES:
+                if self.is_cancelled:
+                    return
+                self._changed.wait(1.0)
+            self._unfinished += 1
+            if job.is_split:
+                self._to_prepare.append(job)
+            elif job.wants_check:
+                self._to_check.append(job)
+            else:
+                self._files.append(job)
+            self._changed.notify_all()
+
+    def planned(self) -> None:
+        """Take note that no more files will be added."""
+        with self._changed:
+            self._is_planned = True
+            self._changed.notify_all()
+
+    def cancel(self) -> None:
+        """Hand out nothing more."""
+        with self._changed:
+            self.is_cancelled = True
+            self._changed.notify_all()
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing is left to be done."""
+        with self._lock:
+            return self.is_cancelled or (self._is_planned and not self._unfinished)
+
+    @property
+    def wanted_links(self) -> int:
+        """For how many links there would be work now; more than can ever be had, where there is much."""
+        with self._lock:
+            whole = [*self._splits.values()]
+            size = sum(split.job.size for split in whole) + sum(job.size for job in self._to_prepare)
+            return len(self._files) // 64 + size // (2 * 1024 * 1024) + 1
+
+    def wait(self, timeout: float) -> None:
+        """Wait until something may have changed."""
+        with self._changed:
+            if not self.is_over:
+                self._changed.wait(timeout)
+
+    def wake(self) -> None:
+        """End every ``wait``."""
+        with self._changed:
+            self._changed.notify_all()
+
+    # --- the links --------------------------------------------------------------------------------------------------
+
+    def take(self, link: Hashable, now: float) -> Work | None:
+        """Give something to do, or None while there is nothing."""
+        with self._changed:
+            if self.is_cancelled:
+                return None
+            work = self._choose(now) or self._double(link, now)
+            if work is not None:
+                work.began = now
+                self._held.setdefault(link, []).append(work)
+            return work
+
+    def _choose(self, now: float) -> Work | None:
+        if self._to_finish:
+            return Work(Kind.FINISH, [self._to_finish.popleft()])
+        if self._to_prepare and len(self._splits) < MOST_SPLIT_AT_ONCE:
+            job = self._to_prepare.popleft()
+            self._splits[job] = _Split(job)
+            return Work(Kind.PREPARE, [job])
+        for split in self._splits.values():
+            if split.is_copying and (piece := split.job.take_range()) is not None:
+                split.under_way[piece] = split.under_way.get(piece, 0) + 1
+                return Work(Kind.RANGE, [split.job], piece)
+        if self._to_check:
+            return Work(Kind.CHECK, self._several(self._to_check))
+        if self._files:
+            return Work(Kind.WHOLE, [self._files.popleft()])
+        if self._to_settle:
+            return Work(Kind.SETTLE, self._several(self._to_settle))
+        return None
+
+    def _double(self, link: Hashable, now: float) -> Work | None:
+        """Give an idle link what a slow one has had for long."""
+        mine = self._held.get(link, ())
+        oldest: Work | None = None
+        for other, works in self._held.items():
+            if other == link or mine:
+                continue
+            for work in works:
+                if work.kind is not Kind.RANGE or work.is_doubled or now - work.began < DOUBLED_AFTER:
+                    continue
+                split = self._splits.get(work.job)
+                if split is None or work.piece in split.written:
+                    continue
+                if oldest is None or work.began < oldest.began:
+                    oldest = work
+        if oldest is None or oldest.piece is None:
+            return None
+        oldest.is_doubled = True
+        self._splits[oldest.job].under_way[oldest.piece] += 1
+        work = Work(Kind.RANGE, oldest.jobs, oldest.piece)
+        work.is_doubled = True
+        return work
+
+    @staticmethod
+    def _several(waiting: deque[Job]) -> list[Job]:
+        return [waiting.popleft() for _ in range(min(len(waiting), SETTLED_AT_ONCE))]
+
+    # --- what becomes of work ---------------------------------------------------------------------------------------
+
+    def is_needed(self, work: Work) -> bool:
+        """Whether the result of a range still counts: its file is under way, and nobody was faster."""
+        with self._lock:
+            split = self._splits.get(work.job)
+            return split is not None and work.piece not in split.written
+
+    def done(self, link: Hashable, work: Work) -> None:
+        """Take note that work of the kinds PREPARE and RANGE is done."""
+        with self._changed:
+            self._drop(link, work)
+            split = self._splits.get(work.job)
+            if split is None:  # it has failed meanwhile
+                return
+            if work.kind is Kind.PREPARE:
+                split.is_copying = True
+            elif work.piece is not None:
+                split.written.add(work.piece)
+                self._let_go(split, work.piece)
+            self._look_at(split)
+            self._changed.notify_all()
+
+    def again(self, job: Job) -> None:
+        """Take note that a file that was to be finished has pieces that have to be copied once more."""
+        with self._changed:
+            split = self._splits[job]
+            split.written.clear()
+            split.is_copying = True
+            self._look_at(split)
+            self._changed.notify_all()
+
+    def to_whole(self, jobs: Sequence[Job]) -> None:
+        """Take note that files which were checked have to be copied."""
+        with self._changed:
+            self._files.extend(jobs)
+            self._changed.notify_all()
+
+    def to_settle(self, job: Job) -> None:
+        """Take note that a file is written and has to be verified."""
+        with self._changed:
+            self._to_settle.append(job)
+            self._changed.notify_all()
+
+    def take_unsettled(self) -> list[Job]:
+        """Give the files that were written and will not be verified, because the copy was ended."""
+        with self._changed:
+            jobs = [*self._to_settle]
+            self._to_settle.clear()
+            return jobs
+
+    def released(self, link: Hashable, work: Work) -> None:
+        """Take note that a link has done its part of work of the other kinds."""
+        with self._changed:
+            self._drop(link, work)
+            self._changed.notify_all()
+
+    def over(self, job: Job) -> bool:
+        """Take note that a file is in place, or has failed; give whether that is news."""
+        with self._changed:
+            is_split = self._splits.pop(job, None) is not None
+            if job.is_split and not is_split:
+                return False
+            self._unfinished -= 1
+            self._changed.notify_all()
+            return True
+
+    def lost(self, link: Hashable) -> None:
+        """Take back the work of a link that is gone."""
+        with self._changed:
+            for work in self._held.pop(link, []):
+                if work.kind is Kind.WHOLE:
+                    self._files.appendleft(work.job)
+                elif work.kind is Kind.CHECK:
+                    self._to_check.extendleft(work.jobs)
+                elif work.kind is Kind.SETTLE:
+                    self._to_settle.extendleft(work.jobs)
+                elif (split := self._splits.get(work.job)) is None:
+                    continue
+                elif work.kind is Kind.PREPARE:
+                    del self._splits[work.job]
+                    self._to_prepare.appendleft(work.job)
+                elif work.kind is Kind.FINISH:
+                    self._to_finish.appendleft(work.job)
+                elif work.piece is not None:
+                    self._give_back(split, work.piece)
+            self._changed.notify_all()
+
+    def _give_back(self, split: _Split, piece: Range) -> None:
+        if piece not in split.written and split.under_way.get(piece) == 1:
+            split.job.give_back(piece)
+        self._let_go(split, piece)
+
+    @staticmethod
+    def _let_go(split: _Split, piece: Range) -> None:
+        count = split.under_way.get(piece, 0)
+        if count > 1:
+            split.under_way[piece] = count - 1
+        else:
+            split.under_way.pop(piece, None)
+            split.written.discard(piece)
+
+    def _look_at(self, split: _Split) -> None:
+        if split.is_complete:
+            split.is_copying = False  # until ``again``
+            self._to_finish.append(split.job)
+
+    def _drop(self, link: Hashable, work: Work) -> None:
+        works = self._held.get(link)
+        if works is not None and work in works:
+            works.remove(work)

@@ -1,0 +1,225 @@
+"""What paramiko's channels are used for: to move SFTP's bytes, and to run commands. The door for its exceptions."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Coroutine, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from ssm_proxy.errors import SsmProxyError, TransportClosed, TransportTimeout
+from ssm_proxy.sftp.connection import SftpConnection, SftpStatus
+
+if TYPE_CHECKING:
+    import paramiko
+
+STEP = 0.25
+"""Seconds after which whoever waits looks whether it is still to wait."""
+OPENING_TIMEOUT = 30.0
+COMMAND_TIMEOUT = 300.0
+"""How long a command on the node may say nothing: it reads some MiB from a disk before each line."""
+READ_BYTES = 256 * 1024
+WINDOW_BYTES = 4 * 1024 * 1024
+PACKET_BYTES = 128 * 1024
+"""What the node may send in one SSH packet: the larger, the less work for each byte."""
+
+_T = TypeVar("_T")
+
+
+class LinkLost(Exception):
+    """The SSH connection is of no use any more. Met by the link's thread.
+
+    Args:
+        error: why, as a person would be told.
+    """
+
+    def __init__(self, error: SsmProxyError) -> None:
+        super().__init__(error.message)
+        self.error = error
+
+
+@contextlib.contextmanager
+def lost_if_it_fails(transport: paramiko.Transport) -> Iterator[None]:
+    """Turn whatever ends an SSH connection into `LinkLost`."""
+    import paramiko
+
+    try:
+        yield
+    except (paramiko.SSHException, EOFError, OSError) as error:
+        raise LinkLost(_why(transport, error)) from error
+
+
+def lost(transport: paramiko.Transport) -> LinkLost:
+    """Give the exception for a connection that has ended without one."""
+    return LinkLost(_why(transport, None))
+
+
+def _why(transport: paramiko.Transport, error: Exception | None) -> SsmProxyError:
+    deeper = transport.get_exception() or error
+    if isinstance(deeper, SsmProxyError):
+        return deeper
+    return TransportClosed("the SSH connection was lost", cause=str(deeper) if deeper and str(deeper) else None)
+
+
+def open_sftp(transport: paramiko.Transport) -> tuple[paramiko.Channel, SftpConnection]:
+    """Start SFTP on a connection. Blocks.
+
+    Raises:
+        LinkLost: it cannot be started.
+        SsmProxyError: the server has no SFTP.
+    """
+    with lost_if_it_fails(transport):
+        channel = transport.open_session(
+            window_size=WINDOW_BYTES, max_packet_size=PACKET_BYTES, timeout=OPENING_TIMEOUT
+        )
+        channel.settimeout(STEP)
+        channel.invoke_subsystem("sftp")
+    sftp = SftpConnection()
+    until = time.monotonic() + OPENING_TIMEOUT
+    while not sftp.is_open:
+        if time.monotonic() > until:
+            raise TransportTimeout("the node's SFTP server does not answer")
+        move(transport, channel, sftp)
+    return channel, sftp
+
+
+def move(transport: paramiko.Transport, channel: paramiko.Channel, sftp: SftpConnection) -> bool:
+    """Send what is to be sent, wait for something to come for `STEP` at most; give whether it did.
+
+    Raises:
+        LinkLost: the connection has ended.
+        MalformedMessage: what came is no SFTP.
+    """
+    with lost_if_it_fails(transport):
+        while sftp.has_data_to_send:
+            _send(transport, channel, sftp.data_to_send())
+        try:
+            data = channel.recv(READ_BYTES)
+        except TimeoutError:
+            return False
+    if not data:
+        raise lost(transport)
+    sftp.receive(data)
+    return True
+
+
+def _send(transport: paramiko.Transport, channel: paramiko.Channel, data: bytes) -> None:
+    """Send all. What is asked for never fills the node's window for long, as it handles all that comes."""
+    until = time.monotonic() + COMMAND_TIMEOUT
+    with memoryview(data) as view:
+        sent = 0
+        while sent < len(view):
+            try:
+                count = channel.send(bytes(view[sent : sent + PACKET_BYTES]))
+            except TimeoutError:
+                if time.monotonic() > until or not transport.is_active():
+                    raise
+                continue
+            if not count:
+                raise EOFError
+            sent += count
+            until = time.monotonic() + COMMAND_TIMEOUT
+
+
+def run_to_end(
+    transport: paramiko.Transport,
+    channel: paramiko.Channel,
+    sftp: SftpConnection,
+    coroutines: Sequence[Coroutine[Any, Any, _T]],
+    *,
+    is_wanted: Callable[[], bool],
+) -> list[_T | SftpStatus]:
+    """Run coroutines at once on a connection that nobody else uses, and give what each gave, or the server's refusal.
+
+    Raises:
+        LinkLost: the connection has ended, or it is not wanted any more.
+        Exception: any other that one of them raised.
+    """
+    results: dict[int, _T | SftpStatus] = {}
+    ends: list[BaseException | None] = []
+
+    async def keep(index: int, coroutine: Coroutine[Any, Any, _T]) -> None:
+        try:
+            results[index] = await coroutine
+        except SftpStatus as error:
+            results[index] = error
+
+    for index, coroutine in enumerate(coroutines):
+        sftp.start(keep(index, coroutine), ends.append)
+    heard = time.monotonic()
+    while len(ends) < len(coroutines):
+        if move(transport, channel, sftp):
+            heard = time.monotonic()
+        elif time.monotonic() > heard + COMMAND_TIMEOUT or not is_wanted():
+            raise LinkLost(TransportTimeout("the node's SFTP server does not answer"))
+    for end in ends:
+        if end is not None:
+            raise end
+    return [results[index] for index in range(len(coroutines))]
+
+
+class NodeShell:
+    """Runs commands on the node over an SSH connection.
+
+    Args:
+        transport: the connection.
+        is_wanted: asked while waiting.
+    """
+
+    def __init__(self, transport: paramiko.Transport, is_wanted: Callable[[], bool]) -> None:
+        self._transport = transport
+        self._is_wanted = is_wanted
+        self.is_running = False
+
+    def run(self, command: str, data: bytes) -> tuple[int, bytes] | None:
+        """See ``checksums.Shell``.
+
+        Raises:
+            LinkLost: the connection has ended, or its result is not wanted any more.
+        """
+        import paramiko
+
+        self.is_running = True
+        try:
+            with lost_if_it_fails(self._transport):
+                try:
+                    channel = self._transport.open_session(timeout=OPENING_TIMEOUT)
+                except paramiko.ChannelException:
+                    return None
+                with contextlib.closing(channel):
+                    channel.settimeout(STEP)
+                    try:
+                        channel.exec_command(command)
+                    except paramiko.SSHException:
+                        if self._transport.is_active():
+                            return None  # refused
+                        raise
+                    _send(self._transport, channel, data)
+                    channel.shutdown_write()
+                    return self._result(channel)
+        finally:
+            self.is_running = False
+
+    def _result(self, channel: paramiko.Channel) -> tuple[int, bytes] | None:
+        output = bytearray()
+        until = time.monotonic() + COMMAND_TIMEOUT
+        while True:
+            try:
+                piece = channel.recv(READ_BYTES)
+            except TimeoutError:
+                if not self._is_wanted():
+                    raise LinkLost(TransportClosed("the copy has ended")) from None
+                if time.monotonic() > until:
+                    return None
+                while channel.recv_stderr_ready():
+                    channel.recv_stderr(READ_BYTES)
+                continue
+            if not piece:
+                break
+            output += piece
+            until = time.monotonic() + COMMAND_TIMEOUT
+        if not channel.status_event.wait(OPENING_TIMEOUT):
+            return None
+        if not self._transport.is_active() and channel.exit_status < 0:
+            raise lost(self._transport)
+        return channel.exit_status, bytes(output)

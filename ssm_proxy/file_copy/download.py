@@ -1,0 +1,403 @@
+"""One file from the node to here."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import stat
+import threading
+
+from ssm_proxy.file_copy.board import Range
+from ssm_proxy.file_copy.checksums import InBackground, differing, hash_stretch, local_blocks, node_blocks
+from ssm_proxy.file_copy.context import MOST_REPAIRS, AgainNeeded, Context, LinkFace, explain, outcome_of
+from ssm_proxy.file_copy.local_file import LocalTarget, SharedFile, find_local_part, look_at_local_target
+from ssm_proxy.file_copy.names import part_path, shown
+from ssm_proxy.file_copy.node_files import read_range
+from ssm_proxy.file_copy.ranges import RangeList
+from ssm_proxy.file_copy.upload import PERMISSIONS
+from ssm_proxy.file_copy.values import SPLIT_BYTES, FileError, FileOutcome, FileState, SourceFile
+from ssm_proxy.sftp import packets
+from ssm_proxy.sftp.packets import Attributes
+
+_NEW_PART = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
+_GROWTH_LIMIT = 64 * SPLIT_BYTES
+"""A small file that has grown by so much while it was read is given up."""
+
+
+class Download:
+    """A regular file, of whatever size.
+
+    Args:
+        file: what is copied, and where to.
+        context: shared by all files.
+    """
+
+    def __init__(self, file: SourceFile, context: Context) -> None:
+        self.file = file
+        self._context = context
+        self._ranges = RangeList()
+        self._lock = threading.Lock()
+        self._size = file.size
+        self._times = file.times
+        self._target: LocalTarget | None = None
+        self._part: bytes | None = None
+        self._output: SharedFile | None = None
+        self._is_fresh = True
+        self._received: dict[Range, bytes] = {}  # digests, while nothing better is known to verify by
+        self._repairs = 0
+        self._is_verified = False
+        self._is_there = False
+        self._digest = b""
+        self.is_over = False
+
+    @property
+    def size(self) -> int:
+        return self._size
+
+    @property
+    def shown_source(self) -> str:
+        return shown(self.file.source)
+
+    @property
+    def is_split(self) -> bool:
+        return self.file.size > SPLIT_BYTES
+
+    @property
+    def wants_check(self) -> bool:
+        return self._context.options.resume and not self.file.is_new
+
+    @property
+    def path_on_node(self) -> bytes:
+        """What ``settle`` compares: the source."""
+        return self.file.source
+
+    @property
+    def checked_path(self) -> bytes:
+        """What is compared, on the node."""
+        return self.file.source
+
+    @property
+    def digest(self) -> bytes:
+        """Of what was received, for a file that was received whole."""
+        return self._digest
+
+    # --- small files ------------------------------------------------------------------------------------------------
+
+    async def copy_whole(self, link: LinkFace) -> bool:
+        """Receive the file into a part; put it in place unless it is to be verified first, which is the answer.
+
+        Raises:
+            FileError, OSError, SftpStatus: it cannot be copied.
+        """
+        sftp = link.sftp
+        if self._target is None:
+            self._target = LocalTarget(self.file.target, None)
+            if not self.file.is_new:
+                self._target = look_at_local_target(self.file.target)
+        handle = await sftp.open(self.file.source, packets.OPEN_READ)
+        first = self.file.size
+        reads = [
+            sftp.read(handle, start, min(sftp.read_bytes, first - start)) for start in range(0, first, sftp.read_bytes)
+        ]
+        more = sftp.read(handle, first, sftp.read_bytes)  # none, unless it has grown; files of /proc say 0
+        pieces = []
+        position = 0
+        for read in reads:
+            wanted = min(sftp.read_bytes, first - position)
+            data = await read
+            if len(data) < wanted:
+                data += await read_range(sftp, handle, Range(position + len(data), wanted - len(data)))
+            pieces.append(data)
+            position += len(data)
+            if len(data) < wanted:
+                raise FileError("it became shorter while it was read; nothing was put in its place")
+        while data := await more:
+            pieces.append(data)
+            position += len(data)
+            if position > first + _GROWTH_LIMIT:
+                raise FileError("it grows while it is read")
+            more = sftp.read(handle, position, sftp.read_bytes)
+        closed = sftp.close_handle(handle)
+        whole = b"".join(pieces)
+        self._grew(len(whole))
+        output = self._make_part()
+        try:
+            output.write_at(0, whole)
+            self._set_attributes()
+        finally:
+            output.close()
+        await closed
+        self._context.moved(len(whole))
+        if self._context.wants_checksum(is_split=False):
+            self._digest = hashlib.sha256(whole).digest()
+            return True
+        self._put_in_place()
+        return False
+
+    def _grew(self, size: int) -> None:
+        if size != self._size:
+            self._context.counted_more(size - self._size)
+            self._size = size
+
+    def _make_part(self) -> SharedFile:
+        assert self._target is not None
+        self.remove_part()
+        self._part = part_path(self._target.path)
+        self._output = SharedFile(os.open(self._part, _NEW_PART, self.file.permissions & PERMISSIONS))
+        return self._output
+
+    async def is_there_already(self, link: LinkFace) -> bool:
+        """Whether the target has the size of the source, so that it is worth comparing."""
+        try:
+            found = os.stat(self.file.target)
+        except OSError:
+            return False
+        return stat.S_ISREG(found.st_mode) and found.st_size == self.file.size
+
+    def local_digest(self) -> bytes:
+        """Give the digest of the target, for a comparison with the source."""
+        with open(self.file.target, "rb") as file:
+            return hashlib.sha256(file.read()).digest()
+
+    async def digest_read_back(self, link: LinkFace) -> bytes | None:
+        """Give the digest of the part as it is read back from the disk."""
+        assert self._part is not None
+        with open(self._part, "rb") as file:
+            return hashlib.sha256(file.read()).digest()
+
+    async def put_settled(self, link: LinkFace) -> None:
+        """Put a part in place that was compared and found good."""
+        self._is_verified = True
+        self._put_in_place()
+
+    # --- large files ------------------------------------------------------------------------------------------------
+
+    async def prepare(self, link: LinkFace) -> None:
+        """Look at source and target, make the part or find one that is there, and cut what is to come into ranges.
+
+        Raises:
+            FileError, OSError, SftpStatus: it cannot be copied.
+        """
+        found = await link.sftp.stat(self.file.source)
+        if found.size is None:
+            raise FileError("the node does not tell its size")
+        self._grew(found.size)
+        self._times = found.times or self._times
+        size = self._size
+        self._target = look_at_local_target(self.file.target)
+        if self._context.options.resume and self._resume(link, size):
+            return
+        folder = os.path.dirname(self._target.path) or b"."
+        if hasattr(os, "statvfs"):
+            free = os.statvfs(folder)
+            if free.f_bavail * free.f_frsize < size:
+                raise FileError(
+                    f"the disk here has room for {free.f_bavail * free.f_frsize} bytes, and {size} are needed"
+                )
+        output = self._make_part()
+        assert self._part is not None
+        self._context.keep_part(self._part)
+        output.truncate(size)
+        self._set([(0, size)])
+
+    def _resume(self, link: LinkFace, size: int) -> bool:
+        """Go on with what is there; give whether anything is."""
+        assert self._target is not None
+        if not self._context.has_shell:
+            return False
+        if self._target.existing is not None and self._target.existing.st_size == size:
+            there = SharedFile(os.open(self._target.path, os.O_RDONLY))
+            try:
+                missing = self._missing(link, there, size)
+            finally:
+                there.close()
+            if missing is None:
+                return False
+            if not missing:
+                self._is_there = self._is_verified = True
+                self._context.found(size)
+                self._set([])
+                return True
+        if self._part is None:
+            found = find_local_part(self._target.path)
+            if found is None:
+                return False
+            part = part_path(self._target.path)
+            os.rename(found, part)  # from now on it is nobody else's
+            self._part = part
+            self._output = SharedFile(os.open(part, os.O_RDWR))
+        assert self._output is not None
+        self._is_fresh = False
+        self._context.keep_part(self._part)
+        self._output.truncate(size)
+        missing = self._missing(link, self._output, size)
+        if missing is None:
+            return False
+        there_bytes = size - sum(each[1] for each in missing)
+        self._context.found(there_bytes)
+        self._context.notice(f"{self.shown_source}: {there_bytes} of {size} bytes are there already")
+        self._set(missing)
+        return True
+
+    def _missing(self, link: LinkFace, file: SharedFile, size: int) -> list[tuple[int, int]] | None:
+        """Give the blocks of a file here that are not as on the node; None if the node cannot tell."""
+        ours = InBackground(lambda: local_blocks(file, size))
+        theirs = node_blocks(link.shell, self.file.source, size) if self._context.has_shell else None
+        mine = ours.result()
+        if theirs is None:
+            self._context.no_shell()
+            return None
+        return differing(mine, theirs, size)
+
+    def _set(self, stretches: list[tuple[int, int]]) -> None:
+        with self._lock:
+            self._ranges.set(stretches)
+
+    def take_range(self) -> Range | None:
+        with self._lock:
+            return self._ranges.take()
+
+    def give_back(self, piece: Range) -> None:
+        with self._lock:
+            self._ranges.give_back(piece)
+
+    @property
+    def has_all_ranges(self) -> bool:
+        with self._lock:
+            return self._ranges.is_empty
+
+    async def copy_range(self, link: LinkFace, piece: Range) -> int:
+        """Receive a piece and write it; give the bytes that it was.
+
+        Raises:
+            FileError, OSError, SftpStatus: the file cannot be copied.
+        """
+        handle = await link.handle(self, self.file.source, packets.OPEN_READ)
+        data = await read_range(link.sftp, handle, piece)
+        if len(data) < piece.size:
+            raise FileError("it became shorter while it was read; nothing was put in its place")
+        if self._context.wants_checksum(is_split=True) and not self._context.has_shell:
+            digest = hashlib.sha256(data).digest()
+            with self._lock:
+                self._received[piece] = digest
+        assert self._output is not None
+        if not (self._is_fresh and data.count(0) == len(data)):  # holes stay holes
+            self._output.write_at(piece.offset, data)
+        return piece.size
+
+    async def finish(self, link: LinkFace) -> None:
+        """Verify, set attributes, put in place.
+
+        Raises:
+            AgainNeeded: some pieces have to be received again.
+            FileError, OSError, SftpStatus: it cannot be copied.
+        """
+        if self._is_there:
+            return
+        found = await link.sftp.stat(self.file.source)
+        if (found.size or 0) < self._size:
+            raise FileError("it became shorter while it was read; nothing was put in its place")
+        has_changed = found.size != self._size or (found.times or self._times)[1] != self._times[1]
+        if has_changed or self._context.wants_checksum(is_split=True):
+            self._verify(link, has_changed, found)
+        if (found.size or 0) > self._size:
+            self._context.notice(
+                f"{self.shown_source} grew while it was read; its first {self._size} bytes were copied"
+            )
+        self._set_attributes()
+        self._put_in_place()
+
+    def _verify(self, link: LinkFace, has_changed: bool, found: Attributes) -> None:
+        assert self._output is not None
+        missing = self._missing(link, self._output, self._size)
+        if missing is None:
+            if has_changed:
+                raise FileError("it changed while it was read; nothing was put in its place")
+            missing = self._read_back(self._output)
+        if missing:
+            self._repairs += 1
+            if self._repairs > MOST_REPAIRS:
+                raise FileError(
+                    "it changes all the time, or what arrives is not what was sent: the checksums still differ after "
+                    f"{MOST_REPAIRS} repairs"
+                )
+            self._times = found.times or self._times
+            self._is_fresh = False
+            self._context.undone(sum(each[1] for each in missing))
+            self._set(missing)
+            raise AgainNeeded
+        self._is_verified = True
+
+    def _read_back(self, output: SharedFile) -> list[tuple[int, int]]:
+        """Compare what is on the disk here with what was received; give what differs, or was not looked at yet."""
+        with self._lock:
+            received = dict(self._received)
+        covered = {piece.offset: piece for piece in received}
+        bad = []
+        position = 0
+        while position < self._size:
+            piece = covered.get(position)
+            if piece is None:  # it came before it was known that there is no shell
+                return [(0, self._size)]
+            if hash_stretch(output, piece.offset, piece.size) != received[piece]:
+                bad.append((piece.offset, piece.size))
+            position += piece.size
+        return bad
+
+    # --- the end ----------------------------------------------------------------------------------------------------
+
+    def _set_attributes(self) -> None:
+        """Set what is wanted beyond that with which the part was made."""
+        assert self._part is not None
+        assert self._target is not None
+        existing = self._target.existing
+        if self._context.options.preserve:
+            os.chmod(self._part, self.file.permissions & PERMISSIONS)
+            os.utime(self._part, self._times)
+        elif existing is not None:
+            os.chmod(self._part, stat.S_IMODE(existing.st_mode))
+
+    def _put_in_place(self) -> None:
+        assert self._part is not None
+        assert self._target is not None
+        os.replace(self._part, self._target.path)
+        self._context.drop_part(self._part)
+        self._part = None
+
+    async def abandon(self, link: LinkFace) -> None:
+        """Remove what there is of a file that will not be copied."""
+        self.remove_part()
+
+    def remove_part(self) -> None:
+        """Remove what there is of it."""
+        part, self._part = self._part, None
+        if part is not None:
+            if self._output is not None:
+                self._output.close()
+            self._context.drop_part(part)
+            with contextlib.suppress(OSError):
+                os.unlink(part)
+
+    def close(self) -> None:
+        """Let go of the target."""
+        self.is_over = True
+        if self._output is not None:
+            self._output.close()
+
+    def outcome(self) -> FileOutcome:
+        return outcome_of(
+            self.file,
+            FileState.UNCHANGED if self._is_there else FileState.COPIED,
+            size=self._size,
+            verified=self._is_verified,
+        )
+
+    def there_already(self) -> FileOutcome:
+        """Give the outcome of a file that was compared and needs no copy."""
+        self._is_there = self._is_verified = True
+        self._context.found(self._size)
+        return self.outcome()
+
+    def failure(self, error: Exception) -> FileOutcome:
+        return outcome_of(self.file, FileState.FAILED, error=explain(error, "it cannot be read"))

@@ -1,0 +1,239 @@
+"""One copy, from its sources to its result. Runs in the calling thread, which also hears how far it is."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Protocol
+
+from ssm_proxy.errors import CopyError, SsmProxyError
+from ssm_proxy.file_copy.board import Board
+from ssm_proxy.file_copy.context import Context, FileCopy
+from ssm_proxy.file_copy.download import Download
+from ssm_proxy.file_copy.names import shown
+from ssm_proxy.file_copy.node import Node
+from ssm_proxy.file_copy.plan_download import expand, plan_download
+from ssm_proxy.file_copy.plan_upload import Tell, plan_upload
+from ssm_proxy.file_copy.pool import Pool
+from ssm_proxy.file_copy.streams import FromInput, ToOutput
+from ssm_proxy.file_copy.upload import Upload
+from ssm_proxy.file_copy.values import (
+    MOST_SESSIONS,
+    CopyIncomplete,
+    CopyOptions,
+    CopyResult,
+    FileOutcome,
+    FileState,
+    Progress,
+    ProgressCallback,
+    SourceFile,
+)
+
+if TYPE_CHECKING:
+    import paramiko
+
+STEP_S = 0.1
+OpenClient = Callable[[], "paramiko.SSHClient"]
+
+
+class _End(Protocol):
+    def finish(self, failure: Callable[[bytes, bytes, str], None]) -> None: ...
+
+
+Plan = Callable[[Node, Tell], _End]
+
+
+class Engine:
+    """Copies over links that it opens itself.
+
+    Args:
+        open_client: gives a connected client; called from several threads, the first time from the caller's.
+        options: how to copy.
+        progress: called from the thread that called ``upload`` or ``download``; several times a second, and for each
+            file at its end.
+    """
+
+    def __init__(self, open_client: OpenClient, options: CopyOptions, progress: ProgressCallback | None = None) -> None:
+        most = options.sessions or MOST_SESSIONS
+        self._options = options
+        self._progress = progress
+        self._board = Board()
+        self._context = Context(options, is_striped=most > 1)
+        self._pool = Pool(open_client, self._board, self._context, most=most)
+        self._node = Node(self._pool, self._is_wanted)
+        self._is_planned = False
+        self._end: _End | None = None
+        self._planning_error: Exception | None = None
+        self._failures: list[FileOutcome] = []
+        self._files = 0
+        self._unchanged = 0
+        self._bytes_in_place = 0
+
+    def upload(self, sources: Sequence[bytes], destination: bytes) -> CopyResult:
+        """Copy from here to the node.
+
+        Raises:
+            CopyIncomplete: some files were not copied.
+            SsmProxyError: nothing could be, or it could not go on.
+            KeyboardInterrupt: Ctrl-C; nothing half is left under a final name.
+        """
+        return self._copy(lambda node, tell: plan_upload(node, sources, destination, self._options, tell), Upload)
+
+    def download(self, sources: Sequence[bytes], destination: bytes) -> CopyResult:
+        """Copy from the node to here. Raises as ``upload``."""
+        return self._copy(lambda node, tell: plan_download(node, sources, destination, self._options, tell), Download)
+
+    def upload_stream(self, fd: int, destination: bytes) -> CopyResult:
+        """Copy what a descriptor gives to a file of the node. Raises as ``upload``."""
+
+        def plan(node: Node, tell: Tell) -> _End:
+            target = node.absolute(destination)
+            found = node.stat(target)
+            if destination.endswith(b"/") or (found is not None and found.is_folder):
+                raise CopyError(
+                    f"{shown(destination)} is a folder", hint="standard input has no name: give the file one, too"
+                )
+            self._context.counted(0)
+            self._board.add(FromInput(fd, target, self._context, self._board.wake))
+            return _NoEnd()
+
+        return self._copy(plan, Upload)
+
+    def download_stream(self, source: bytes, fd: int) -> CopyResult:
+        """Copy a file of the node to a descriptor. Raises as ``upload``."""
+
+        def plan(node: Node, tell: Tell) -> _End:
+            found = expand(node, source)
+            if len(found) != 1:
+                raise CopyError(
+                    f"{shown(source)} is {'nothing' if not found else 'several files'} on the node",
+                    hint="one file can be written to standard output",
+                )
+            self._context.counted(0)
+            self._board.add(ToOutput(fd, found[0][0], self._context, self._board.wake, self._is_wanted))
+            return _NoEnd()
+
+        return self._copy(plan, Download)
+
+    def _is_wanted(self) -> bool:
+        return not self._board.is_cancelled
+
+    def _copy(self, plan: Plan, make_job: Callable[[SourceFile, Context], FileCopy]) -> CopyResult:
+        began = time.monotonic()
+        self._pool.open_first()
+        planner = threading.Thread(target=self._plan, args=(plan, make_job), name="ssm-proxy copy plan", daemon=True)
+        planner.start()
+        try:
+            while not self._board.is_over:
+                self._pool.manage(time.monotonic())
+                self._tell()
+                self._board.wait(STEP_S)
+            if self._planning_error is not None:
+                raise self._planning_error
+            if self._end is not None:
+                self._end.finish(self._left_out)
+        except SsmProxyError as error:
+            self._stop(planner)
+            if error.hint is None and self._context.parts:
+                error.hint = _resume_hint(self._context.parts)
+            raise
+        except BaseException:
+            self._stop(planner)
+            if self._context.parts:
+                self._context.notice(f"interrupted; {_resume_hint(self._context.parts)}")
+                self._tell()
+            raise
+        self._node.close()
+        self._pool.close()
+        self._tell()
+        result = CopyResult(
+            copied_bytes=self._context.moved_bytes,
+            total_bytes=self._bytes_in_place,
+            files=self._files,
+            unchanged=self._unchanged,
+            failures=self._failures,
+            seconds=time.monotonic() - began,
+            sessions=self._pool.most_at_once,
+        )
+        if self._failures:
+            raise _incomplete(result)
+        return result
+
+    def _stop(self, planner: threading.Thread) -> None:
+        self._board.cancel()
+        self._pool.close()
+        planner.join(2.0)
+
+    def _plan(self, plan: Plan, make_job: Callable[[SourceFile, Context], FileCopy]) -> None:
+        def found(file: SourceFile) -> None:
+            self._context.counted(file.size)
+            self._board.add(make_job(file, self._context))
+
+        try:
+            self._end = plan(self._node, Tell(file=found, failure=self._left_out))
+        except Exception as error:  # noqa: BLE001 - the boundary of a thread: ``_copy`` raises it again
+            self._planning_error = error
+        self._is_planned = True
+        if self._planning_error is not None:
+            self._board.cancel()
+        else:
+            self._board.planned()
+
+    def _left_out(self, source: bytes, target: bytes, text: str) -> None:
+        self._context.tell(FileOutcome(source=shown(source), target=shown(target), state=FileState.FAILED, error=text))
+
+    def _tell(self) -> None:
+        outcomes, notices = self._context.take_outcomes()
+        for outcome in outcomes:
+            if outcome.state is FileState.FAILED:
+                self._failures.append(outcome)
+            else:
+                self._bytes_in_place += outcome.size
+                self._files += outcome.state is FileState.COPIED
+                self._unchanged += outcome.state is FileState.UNCHANGED
+        if self._progress is None:
+            return
+        for notice in notices:
+            self._progress(self._state(notice=notice))
+        for outcome in outcomes:
+            self._progress(self._state(outcome=outcome))
+        self._progress(self._state())
+
+    def _state(self, *, outcome: FileOutcome | None = None, notice: str | None = None) -> Progress:
+        context = self._context
+        return Progress(
+            total_bytes=context.total_bytes,
+            done_bytes=context.done_bytes,
+            total_files=context.total_files,
+            done_files=self._files + self._unchanged + len(self._failures),
+            sessions=self._pool.working,
+            is_counting=not self._is_planned,
+            current=context.current,
+            outcome=outcome,
+            notice=notice,
+        )
+
+
+class _NoEnd:
+    def finish(self, failure: Callable[[bytes, bytes, str], None]) -> None:
+        """Do nothing: there are no folders."""
+
+
+def _resume_hint(parts: set[bytes]) -> str:
+    names = sorted(parts)
+    more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+    return f"what is there already is kept ({shown(names[0])}{more}): the same command with --resume goes on from it"
+
+
+def _incomplete(result: CopyResult) -> CopyIncomplete:
+    first = result.failures[0]
+    count = len(result.failures)
+    what = f"{first.source} was not copied" if count == 1 else f"{count} files or folders were not copied"
+    done = result.files + result.unchanged
+    return CopyIncomplete(
+        what,
+        result=result,
+        cause=first.error if count == 1 else f"the first of them, {first.source}: {first.error}",
+        hint=f"{done} others are in place" if done else None,
+    )

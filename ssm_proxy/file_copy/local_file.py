@@ -1,0 +1,140 @@
+"""Files of this machine: one that several links use at once, and what is at the target of a download."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+import threading
+from typing import NamedTuple
+
+from ssm_proxy.file_copy.names import is_part_of
+from ssm_proxy.file_copy.values import FileError
+
+
+class SharedFile:
+    """An open file; used at given offsets, from several threads.
+
+    A link that was too slow may still want to read or write when another one has finished the file and its descriptor's
+    number is that of some other file: so nothing is done after ``close``.
+
+    Args:
+        fd: from now on ours.
+    """
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+        self._lock = threading.Lock()
+        self._is_closed = False
+
+    def read_at(self, offset: int, size: int) -> bytes:
+        """Read up to ``size`` bytes; less only at the end of the file.
+
+        Raises:
+            FileError: it is closed.
+        """
+        with self._lock:
+            self._check()
+            data = os.pread(self._fd, size, offset)
+            while data and len(data) < size:
+                more = os.pread(self._fd, size - len(data), offset + len(data))
+                if not more:
+                    break
+                data += more
+            return data
+
+    def write_at(self, offset: int, data: bytes) -> None:
+        """Write all of it.
+
+        Raises:
+            FileError: it is closed.
+        """
+        with self._lock, memoryview(data) as view:
+            self._check()
+            written = 0
+            while written < len(view):
+                written += os.pwrite(self._fd, view[written:], offset + written)
+
+    def truncate(self, size: int) -> None:
+        with self._lock:
+            self._check()
+            os.ftruncate(self._fd, size)
+
+    def stat(self) -> os.stat_result:
+        with self._lock:
+            self._check()
+            return os.fstat(self._fd)
+
+    def data_stretches(self, size: int) -> list[tuple[int, int]]:
+        """Give offset and size of what is data; what is between them are holes."""
+        if not hasattr(os, "SEEK_DATA"):
+            return [(0, size)]
+        stretches: list[tuple[int, int]] = []
+        position = 0
+        with self._lock:
+            self._check()
+            while position < size:
+                try:
+                    start = os.lseek(self._fd, position, os.SEEK_DATA)
+                    end = os.lseek(self._fd, start, os.SEEK_HOLE)
+                except OSError as error:
+                    if error.errno == errno.ENXIO:  # nothing but a hole up to the end
+                        break
+                    return [(0, size)]
+                stretches.append((start, min(end, size) - start))
+                position = end
+        return stretches
+
+    def close(self) -> None:
+        """Close it; harmless if repeated."""
+        with self._lock:
+            if not self._is_closed:
+                self._is_closed = True
+                os.close(self._fd)
+
+    def _check(self) -> None:
+        if self._is_closed:
+            raise FileError("it is over already")
+
+
+class LocalTarget(NamedTuple):
+    """Where a file goes, and what is there now."""
+
+    path: bytes
+    """Symbolic links are followed, as by everything that writes to a file."""
+    existing: os.stat_result | None
+
+
+def look_at_local_target(target: bytes) -> LocalTarget:
+    """Find out what a download would replace.
+
+    Raises:
+        FileError: it is something that a file must not replace, or nobody may write to it.
+        OSError: as the system says.
+    """
+    path = os.path.realpath(target) if os.path.islink(target) else target
+    try:
+        found = os.lstat(path)
+    except FileNotFoundError:
+        return LocalTarget(path, None)
+    if stat.S_ISDIR(found.st_mode):
+        raise FileError("there is a folder of that name here")
+    if not stat.S_ISREG(found.st_mode):
+        raise FileError("what is there is no regular file, and is left alone; - writes to standard output")
+    if not os.access(path, os.W_OK):
+        raise FileError("the file here is read-only")
+    return LocalTarget(path, found)
+
+
+def find_local_part(target: bytes) -> bytes | None:
+    """Give the largest part that an interrupted copy to the same target left."""
+    folder = os.path.dirname(target)
+    largest: tuple[int, bytes] | None = None
+    with os.scandir(folder or b".") as entries:
+        for entry in entries:
+            if is_part_of(entry.name, target) and entry.is_file(follow_symlinks=False):
+                # Of the data: a part has the size of the whole from the beginning.
+                size = getattr(entry.stat(follow_symlinks=False), "st_blocks", 0)
+                if largest is None or size > largest[0]:
+                    largest = size, entry.name
+    return None if largest is None else os.path.join(folder, largest[1])

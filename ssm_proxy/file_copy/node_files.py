@@ -1,0 +1,117 @@
+"""Files of the node: what is at the target of an upload, how it is replaced, how a piece is read."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from ssm_proxy.file_copy.board import Range
+from ssm_proxy.file_copy.names import is_part_of
+from ssm_proxy.file_copy.values import FileError
+from ssm_proxy.sftp import packets
+from ssm_proxy.sftp.connection import SftpConnection, SftpStatus
+from ssm_proxy.sftp.packets import Attributes
+
+
+class Existing(NamedTuple):
+    """A regular file that will be replaced."""
+
+    path: bytes
+    """Where it really is: symbolic links are followed, as by everything that writes to a file."""
+    attributes: Attributes
+
+
+async def look_at_target(sftp: SftpConnection, target: bytes) -> tuple[bytes, Existing | None]:
+    """Give the path that is to be replaced, and what is there now.
+
+    Raises:
+        FileError: it is something that a file must not replace, or nobody may write to it.
+        SftpStatus: as the server says.
+    """
+    try:
+        found = await sftp.lstat(target)
+    except SftpStatus as error:
+        if error.is_missing:
+            return target, None
+        raise
+    if found.is_link:
+        target = await sftp.real_path(target)
+        try:
+            found = await sftp.lstat(target)
+        except SftpStatus as error:
+            if error.is_missing:
+                return target, None
+            raise
+    if found.is_folder:
+        raise FileError("there is a folder of that name on the node")
+    if not found.is_regular:
+        raise FileError("what is there on the node is no regular file, and is left alone")
+    try:  # a rename would replace it all the same
+        await sftp.close_handle(await sftp.open(target, packets.OPEN_WRITE))
+    except SftpStatus as error:
+        if error.code == packets.PERMISSION_DENIED:
+            raise FileError("the file on the node is read-only") from error
+        raise
+    return target, Existing(target, found)
+
+
+async def find_part(sftp: SftpConnection, target: bytes) -> bytes | None:
+    """Give the largest part that an interrupted copy to the same target left."""
+    folder, _, _ = target.rpartition(b"/")
+    folder = folder or b"/"
+    largest: tuple[int, bytes] | None = None
+    handle = await sftp.open_folder(folder)
+    while entries := await sftp.read_folder(handle):
+        for name, attributes in entries:
+            if is_part_of(name, target) and attributes.is_regular:
+                size = attributes.size or 0
+                if largest is None or size > largest[0]:
+                    largest = size, name
+    await sftp.close_handle(handle)
+    return None if largest is None else folder.rstrip(b"/") + b"/" + largest[1]
+
+
+async def put_in_place(sftp: SftpConnection, part: bytes, target: bytes) -> None:
+    """Rename a part to its final name, in place of what is there.
+
+    Raises:
+        SftpStatus: as the server says.
+    """
+    if not sftp.can_replace:
+        # Not at once: for a moment there is neither. No server that is in use today needs this.
+        try:
+            await sftp.remove(target)
+        except SftpStatus as error:
+            if not error.is_missing:
+                raise
+    await sftp.rename(part, target)
+
+
+async def why_not_written(sftp: SftpConnection, error: SftpStatus, path: bytes) -> Exception:
+    """Give the error of a write with its reason, which the protocol's one code for all failures hides."""
+    if error.code == packets.FAILURE:
+        free = await sftp.free_bytes(path.rpartition(b"/")[0] or b"/")
+        if free is not None and free < 64 * 1024:
+            return FileError("the node's disk is full")
+    return error
+
+
+async def read_range(sftp: SftpConnection, handle: bytes, piece: Range) -> bytes:
+    """Read a piece of a file of the node; less only where the file ends."""
+    size = sftp.read_bytes
+    starts = range(piece.offset, piece.offset + piece.size, size)
+    ends = piece.offset + piece.size
+    reads = [sftp.read(handle, start, min(size, ends - start)) for start in starts]
+    data = b""
+    pieces = []
+    for start, read in zip(starts, reads, strict=True):
+        wanted = min(size, ends - start)
+        data = await read
+        while data and len(data) < wanted:  # a server may give less than it was asked for
+            more = await sftp.read(handle, start + len(data), wanted - len(data))
+            if not more:
+                break
+            data += more
+        pieces.append(data)
+        if len(data) < wanted:
+            break
+    return pieces[0] if len(pieces) == 1 else b"".join(pieces)

@@ -1,0 +1,259 @@
+"""What there is to copy from the node to here: one file after the other, and the folders that are made for them.
+
+The names are the node's, which is not trusted with them: each has to be one name, and nothing is ever made through a
+link that came with the copy, as no links are made.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import os
+import stat
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import NamedTuple
+
+from ssm_proxy.errors import CopyError
+from ssm_proxy.file_copy.context import explain
+from ssm_proxy.file_copy.names import is_safe, join, last_name, shown
+from ssm_proxy.file_copy.node import AT_ONCE, Node
+from ssm_proxy.file_copy.plan_upload import Tell
+from ssm_proxy.file_copy.upload import PERMISSIONS
+from ssm_proxy.file_copy.values import CopyOptions, SourceFile
+from ssm_proxy.sftp.connection import SftpConnection, SftpStatus
+from ssm_proxy.sftp.packets import Attributes
+
+_MAGIC = frozenset(b"*?[")
+_ENTERABLE = 0o700
+_TELLS_NOTHING = 0o644
+
+
+class _Folder(NamedTuple):
+    source: bytes
+    target: bytes
+    attributes: Attributes
+    real: bytes
+    """Its path on the node without symbolic links."""
+
+
+def plan_download(
+    node: Node, sources: Sequence[bytes], destination: bytes, options: CopyOptions, tell: Tell
+) -> LocalFolderEnd:
+    """Find all files, and make the folders for them.
+
+    Args:
+        node: the other side.
+        sources: paths or patterns on the node.
+        destination: path here.
+        options: how to copy.
+        tell: told of each file, as soon as its folder is there.
+
+    Returns:
+        What is left to be done when all files are in place.
+
+    Raises:
+        CopyError: the destination cannot be one.
+    """
+    found: list[tuple[bytes, Attributes]] = []
+    for source in sources:
+        matches = expand(node, source)
+        if not matches:
+            tell.failure(source, destination, "no such file or folder on the node")
+        found += matches
+    is_folder = os.path.isdir(destination)
+    if not is_folder and (len(found) > 1 or destination.endswith(b"/")):
+        raise CopyError(
+            f"{shown(destination)} is no folder here",
+            cause="it is a file" if os.path.exists(destination) else "it is not there",
+            hint="make it first, for instance with: mkdir -p FOLDER",
+        )
+    end = LocalFolderEnd(options)
+    roots = []
+    for path, attributes in found:
+        name = _name_of(node, path) if is_folder else b""
+        target = join(destination, name)
+        if attributes.is_folder:
+            if options.recursive:
+                roots.append(_Folder(path, target, attributes, node.real_path(path)))
+            else:
+                tell.failure(path, target, "it is a folder; -r copies folders")
+        else:
+            _tell_file(tell, path, target, attributes, is_new=False)
+    _walk(node, roots, tell, end)
+    return end
+
+
+def expand(node: Node, pattern: bytes) -> list[tuple[bytes, Attributes]]:
+    """Give what a path or pattern stands for, with links followed: a path that is there is no pattern."""
+    path = node.absolute(pattern)
+    try:
+        there = node.stat(path)
+    except SftpStatus as error:
+        raise CopyError(f"{shown(path)} cannot be looked at", cause=explain(error, "stat")) from error
+    if there is not None:
+        return [(path, there)]
+    if not _MAGIC & set(path):
+        return []
+    folders = [b"/"]
+    for part in [part for part in path.split(b"/") if part]:
+        if not _MAGIC & set(part):
+            folders = [join(folder, part) for folder in folders]
+            continue
+        matches = []
+        for start in range(0, len(folders), AT_ONCE):
+            some = folders[start : start + AT_ONCE]
+            for folder, entries in zip(some, node.list_all(some), strict=True):
+                if isinstance(entries, SftpStatus):  # not there, or no folder: so nothing in it matches
+                    continue
+                names = [name for name, _ in entries if is_safe(name) and _matches(name, part)]
+                matches += [join(folder, name) for name in sorted(names)]
+        folders = matches
+    found = []
+    for path in folders:
+        attributes = node.stat(path)
+        if attributes is not None:
+            found.append((path, attributes))
+    return found
+
+
+def _matches(name: bytes, pattern: bytes) -> bool:
+    if name.startswith(b".") and not pattern.startswith(b"."):
+        return False
+    return fnmatch.fnmatchcase(os.fsdecode(name), os.fsdecode(pattern))
+
+
+def _name_of(node: Node, path: bytes) -> bytes:
+    """Give the name of a source in the destination.
+
+    Raises:
+        CopyError: there is none that is safe to use.
+    """
+    name = last_name(path)
+    if name and not is_safe(name):
+        raise CopyError(f"{shown(path)} has a name that cannot be used here")
+    return name
+
+
+def _tell_file(tell: Tell, source: bytes, target: bytes, attributes: Attributes, *, is_new: bool) -> None:
+    if not attributes.is_regular:
+        tell.failure(source, target, "it is no regular file, and was left out")
+        return
+    permissions = _TELLS_NOTHING if attributes.permissions is None else stat.S_IMODE(attributes.permissions)
+    tell.file(
+        SourceFile(
+            source=source,
+            target=target,
+            size=attributes.size or 0,
+            permissions=permissions,
+            times=attributes.times or (0, 0),
+            is_new=is_new,
+        )
+    )
+
+
+def _walk(node: Node, roots: list[_Folder], tell: Tell, end: LocalFolderEnd) -> None:
+    """Go through the folders level by level: those of one level are listed at once."""
+    level = roots
+    while level:
+        below: list[_Folder] = []
+        for start in range(0, len(level), AT_ONCE):
+            some = []
+            for folder in level[start : start + AT_ONCE]:
+                try:
+                    some.append((folder, _make(folder.target, folder.attributes)))
+                except OSError as error:
+                    tell.failure(folder.source, folder.target, explain(error, "the folder cannot be made"))
+            listed = node.list_all([folder.source for folder, _ in some])
+            for (folder, is_new), entries in zip(some, listed, strict=True):
+                end.made(folder.target, folder.attributes)
+                if isinstance(entries, SftpStatus):
+                    tell.failure(folder.source, folder.target, explain(entries, "it cannot be read"))
+                else:
+                    below += _enter(node, folder, sorted(entries, key=lambda entry: entry[0]), tell, is_new=is_new)
+        level = below
+
+
+def _make(target: bytes, attributes: Attributes) -> bool:
+    """Make a folder unless it is there; give whether it is new."""
+    permissions = 0o755 if attributes.permissions is None else attributes.permissions & PERMISSIONS
+    try:
+        os.mkdir(target, permissions | _ENTERABLE)
+    except FileExistsError:
+        if os.path.isdir(target):
+            return False
+        raise
+    return True
+
+
+def _enter(
+    node: Node, folder: _Folder, entries: list[tuple[bytes, Attributes]], tell: Tell, *, is_new: bool
+) -> list[_Folder]:
+    """Tell of a folder's files; give the folders in it."""
+    below = []
+    links = [name for name, attributes in entries if attributes.is_link and is_safe(name)]
+    behind = dict(zip(links, _behind(node, [join(folder.source, name) for name in links]), strict=True))
+    for name, attributes in entries:
+        source = join(folder.source, name)
+        if not is_safe(name):
+            tell.failure(source, folder.target, "its name could lead out of the destination; it was left out")
+            continue
+        target = join(folder.target, name)
+        real = join(folder.real, name)
+        if name in behind:
+            found = behind[name]
+            if isinstance(found, SftpStatus):
+                text = "it is a link to nothing" if found.is_missing else explain(found, "it cannot be read")
+                tell.failure(source, target, text)
+                continue
+            attributes = found
+            if attributes.is_folder:
+                real = node.real_path(source)
+                if _is_within(folder.real, real):
+                    tell.failure(source, target, "it is a link to a folder that it is in")
+                    continue
+        if attributes.is_folder:
+            below.append(_Folder(source, target, attributes, real))
+        else:
+            _tell_file(tell, source, target, attributes, is_new=is_new)
+    return below
+
+
+def _behind(node: Node, links: list[bytes]) -> list[Attributes | SftpStatus]:
+    """Look at what links lead to."""
+    found: list[Attributes | SftpStatus] = []
+    for start in range(0, len(links), AT_ONCE):
+        found += node.call_all([partial(_stat, path=path) for path in links[start : start + AT_ONCE]])
+    return found
+
+
+async def _stat(sftp: SftpConnection, path: bytes) -> Attributes:
+    return await sftp.stat(path)
+
+
+def _is_within(path: bytes, folder: bytes) -> bool:
+    return path == folder or path.startswith(folder.rstrip(b"/") + b"/")
+
+
+class LocalFolderEnd:
+    """Permissions and times of folders, which are set when everything is in them."""
+
+    def __init__(self, options: CopyOptions) -> None:
+        self._preserve = options.preserve
+        self._folders: list[tuple[bytes, Attributes]] = []
+
+    def made(self, target: bytes, attributes: Attributes) -> None:
+        """Take note of a folder."""
+        if self._preserve:
+            self._folders.append((target, attributes))
+
+    def finish(self, failure: Callable[[bytes, bytes, str], None]) -> None:
+        """Set them, the deepest first."""
+        while self._folders:
+            target, attributes = self._folders.pop()
+            try:
+                if attributes.times is not None:
+                    os.utime(target, attributes.times)
+                if attributes.permissions is not None:
+                    os.chmod(target, attributes.permissions & PERMISSIONS)
+            except OSError as error:
+                failure(target, target, explain(error, "permissions and times of the folder cannot be set"))

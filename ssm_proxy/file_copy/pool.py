@@ -1,0 +1,214 @@
+"""Opens links, not too many at once, and replaces those that are lost."""
+
+from __future__ import annotations
+
+import logging
+import random
+import threading
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from ssm_proxy.errors import (
+    SessionEnded,
+    SsmProxyError,
+    TargetNotConnected,
+    Throttled,
+    TransportError,
+    TransportTimeout,
+)
+from ssm_proxy.file_copy.board import Board
+from ssm_proxy.file_copy.context import Context
+from ssm_proxy.file_copy.link import Link, share_under_way
+
+if TYPE_CHECKING:
+    import paramiko
+
+OPENED_AT_ONCE = 4
+"""sshd drops connections that are not authenticated yet beyond MaxStartups, 10 by default; others need some, too."""
+FIRST_PAUSE_S = 0.5
+LONGEST_PAUSE_S = 20.0
+FAILURES_IN_A_ROW = 6
+"""After which no more are opened while some work; and the copy ends if none do."""
+TRY_AGAIN_AFTER_S = 60.0
+STANDS_STILL_S = 30.0
+"""A link that waits so long for an answer, while others get theirs, is replaced."""
+ALIVE_WITHIN_S = 10.0
+NOTHING_MOVES_S = 20 * 60.0
+"""No link hears anything: longer than a session is resumed for."""
+JOIN_S = 5.0
+
+logger = logging.getLogger("ssm_proxy.copy")
+
+
+class Pool:
+    """The links of one copy. For one thread.
+
+    Args:
+        open_client: gives a connected client; called from several threads at once, but not before the first one has
+            been opened.
+        board: what the links work on.
+        context: shared by all links.
+        most: links at the same time.
+    """
+
+    def __init__(
+        self, open_client: Callable[[], paramiko.SSHClient], board: Board, context: Context, *, most: int
+    ) -> None:
+        self._open_client = open_client
+        self._board = board
+        self._context = context
+        self._most = most
+        self._lock = threading.Lock()
+        self._links: list[Link] = []
+        self._opening = 0
+        self._is_closed = False
+        self._failures = 0
+        self._error: SsmProxyError | None = None
+        self._next_at = 0.0
+        self._has_told_fewer = False
+        self._moved_at_failure = -1
+        self.most_at_once = 0
+        """The most links that worked at once."""
+
+    def open_first(self) -> None:
+        """Open the first link, from the calling thread: it may have to ask a person something.
+
+        Raises:
+            SsmProxyError: it cannot be opened.
+        """
+        self._begin(self._open_client())
+
+    @property
+    def working(self) -> int:
+        with self._lock:
+            return len(self._links)
+
+    def transport(self) -> paramiko.Transport | None:
+        """Give the connection of some link, to open a channel on; None if there is none just now."""
+        with self._lock:
+            return self._links[0].transport if self._links else None
+
+    def manage(self, now: float) -> None:
+        """Open links that are wanted, cut those that stand still. To be called again and again.
+
+        Raises:
+            SsmProxyError: no link works, and none can be opened.
+        """
+        self._cut_what_stands_still(now)
+        with self._lock:
+            working, opening, error = len(self._links), self._opening, self._error
+        if error is not None and not working and not opening:
+            if self._failures >= FAILURES_IN_A_ROW or not _is_temporary(error):
+                raise error
+        elif self._failures >= FAILURES_IN_A_ROW or (error is not None and not _is_temporary(error)):
+            if not self._has_told_fewer and error is not None:
+                self._has_told_fewer = True
+                self._context.notice(f"going on with {working} sessions, no more can be opened: {error.message}")
+            if now < self._next_at:
+                return
+        wanted = min(self._most, self._board.wanted_links)
+        if working + opening < wanted and opening < OPENED_AT_ONCE and now >= self._next_at:
+            with self._lock:
+                self._opening += 1
+            threading.Thread(target=self._open, name="ssm-proxy copy opening", daemon=True).start()
+
+    def close(self) -> None:
+        """End all links; in bounded time."""
+        with self._lock:
+            self._is_closed = True
+            links = list(self._links)
+        for link in links:
+            link.stop()
+        until = time.monotonic() + JOIN_S
+        for link in links:
+            link.join(max(0.0, until - time.monotonic()))
+
+    def _cut_what_stands_still(self, now: float) -> None:
+        with self._lock:
+            links = list(self._links)
+        if not links:
+            return
+        latest = max(link.heard_at for link in links)
+        for link in links:
+            silent = now - link.heard_at
+            if silent > STANDS_STILL_S and link.stands_still and now - latest < ALIVE_WITHIN_S:
+                logger.info("a session stands still for %.0f s and is replaced", silent)
+                link.cut()
+        if now - latest > NOTHING_MOVES_S and all(link.stands_still for link in links):
+            raise TransportTimeout(
+                "the node answers nothing any more",
+                cause=f"no session has received anything for {NOTHING_MOVES_S / 60:.0f} minutes",
+                hint="run it again with --resume when the node answers",
+            )
+
+    # --- threads ----------------------------------------------------------------------------------------------------
+
+    def _open(self) -> None:
+        error: SsmProxyError | None = None
+        client = None
+        try:
+            client = self._open_client()
+        except SsmProxyError as failure:
+            error = failure
+        except Exception as bug:  # noqa: BLE001 - the boundary of a thread: it must report, whatever happened
+            error = SsmProxyError(f"unexpected {type(bug).__name__} while connecting; this is a bug of ssm-proxy")
+            error.__cause__ = bug
+        with self._lock:
+            self._opening -= 1
+            if error is not None:
+                self._failed(error)
+            else:
+                self._failures = 0
+                self._error = None
+        if client is not None:
+            self._begin(client)
+        self._board.wake()
+
+    def _begin(self, client: paramiko.SSHClient) -> None:
+        link = Link(
+            client,
+            self._board,
+            self._context,
+            most_under_way=share_under_way(self._most),
+            ended=self._ended,
+        )
+        with self._lock:
+            if self._is_closed:
+                client.close()
+                return
+            self._links.append(link)
+            self.most_at_once = max(self.most_at_once, len(self._links))
+        link.start()
+
+    def _ended(self, link: Link, error: SsmProxyError | None) -> None:
+        with self._lock:
+            self._links.remove(link)
+            if error is not None:
+                logger.info("a session of the copy ended: %s (%s)", error.message, error.cause)
+                # Links that come and go while bytes arrive are a bad network; those that bring nothing are no use.
+                if self._context.moved_bytes == self._moved_at_failure:
+                    self._failed(error)
+                else:
+                    self._moved_at_failure = self._context.moved_bytes
+                    self._failures = 0
+                    self._error = error
+                    self._next_at = time.monotonic() + FIRST_PAUSE_S * random.random()
+        self._board.wake()
+
+    def _failed(self, error: SsmProxyError) -> None:
+        """Take note of a failure. The lock is held."""
+        self._failures += 1
+        self._error = error
+        pause = min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2**self._failures)
+        if self._failures >= FAILURES_IN_A_ROW and self._links:
+            pause = TRY_AGAIN_AFTER_S
+        self._next_at = time.monotonic() + pause * (0.5 + random.random() / 2)
+        logger.info("a session could not be had: %s (%s)", error.message, error.cause)
+
+
+def _is_temporary(error: SsmProxyError) -> bool:
+    """Whether the same may succeed in a moment."""
+    return isinstance(error, TransportError | SessionEnded | Throttled | TargetNotConnected) or getattr(
+        error, "is_busy", False
+    )

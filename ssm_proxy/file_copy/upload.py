@@ -1,0 +1,463 @@
+"""One file from here to the node."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import stat
+import threading
+from enum import Enum
+
+from ssm_proxy.file_copy.board import Range
+from ssm_proxy.file_copy.checksums import InBackground, differing, local_blocks, node_blocks
+from ssm_proxy.file_copy.context import MOST_REPAIRS, AgainNeeded, Context, LinkFace, explain, outcome_of
+from ssm_proxy.file_copy.local_file import SharedFile
+from ssm_proxy.file_copy.names import part_path, shown
+from ssm_proxy.file_copy.node_files import (
+    Existing,
+    find_part,
+    look_at_target,
+    put_in_place,
+    read_range,
+    why_not_written,
+)
+from ssm_proxy.file_copy.ranges import RangeList
+from ssm_proxy.file_copy.values import SPLIT_BYTES, FileError, FileOutcome, FileState, SourceFile
+from ssm_proxy.sftp import packets
+from ssm_proxy.sftp.connection import SftpConnection, SftpStatus
+from ssm_proxy.sftp.packets import Attributes
+
+PERMISSIONS = 0o777
+"""What is copied: not set-uid, set-gid and sticky bits, which mean something else for another owner."""
+_WORKABLE = 0o600
+"""What a part needs while several links write to it."""
+
+
+class _Phase(Enum):
+    WRITING = "writing"
+    READING_BACK = "reading back"
+
+
+class Upload:
+    """A regular file, of whatever size.
+
+    Args:
+        file: what is copied, and where to.
+        context: shared by all files.
+    """
+
+    def __init__(self, file: SourceFile, context: Context) -> None:
+        self.file = file
+        self._context = context
+        self._ranges = RangeList()
+        self._lock = threading.Lock()
+        self._source: SharedFile | None = None
+        self._before: os.stat_result | None = None
+        self._target = file.target
+        self._existing: Existing | None = None
+        self._part: bytes | None = None
+        self._phase = _Phase.WRITING
+        self._bad: list[Range] = []
+        self._repairs = 0
+        self._is_verified = False
+        self._is_there = False
+        self._is_claimed = False
+        self._rename_sent = False
+        self._digest = b""
+        self._size = file.size
+        self.is_over = False
+
+    @property
+    def size(self) -> int:
+        return self._size
+
+    @property
+    def shown_source(self) -> str:
+        return shown(self.file.source)
+
+    @property
+    def is_split(self) -> bool:
+        return self.file.size > SPLIT_BYTES
+
+    @property
+    def wants_check(self) -> bool:
+        return self._context.options.resume and not self.file.is_new
+
+    @property
+    def path_on_node(self) -> bytes:
+        """What ``settle`` compares: the part."""
+        assert self._part is not None
+        return self._part
+
+    @property
+    def digest(self) -> bytes:
+        """Of what was sent, for a file that was sent whole."""
+        return self._digest
+
+    # --- small files ------------------------------------------------------------------------------------------------
+
+    async def copy_whole(self, link: LinkFace) -> bool:
+        """Send the file to a part; put it in place unless it is to be verified first, which is the answer.
+
+        Raises:
+            FileError, OSError, SftpStatus: it cannot be copied.
+        """
+        sftp = link.sftp
+        before, data = self._read_whole()
+        if not self.file.is_new:
+            self._target, self._existing = await look_at_target(sftp, self.file.target)
+        if self._part is None:
+            self._part = part_path(self._target)
+        part = self._part
+        flags = packets.OPEN_WRITE | packets.OPEN_CREATE | packets.OPEN_TRUNCATE
+        handle = await sftp.open(part, flags, Attributes(permissions=self._first_permissions()))
+        try:
+            size = sftp.write_bytes
+            writes = [sftp.write(handle, start, data[start : start + size]) for start in range(0, len(data), size)]
+            if (changes := self._last_attributes(None)) is not None:
+                writes.append(sftp.fsetstat(handle, changes))
+            writes.append(sftp.close_handle(handle))
+            for each in writes:
+                await each
+        except SftpStatus as error:
+            raise await why_not_written(sftp, error, part) from error
+        self._check_unchanged(before)
+        self._context.moved(len(data))
+        if self._context.wants_checksum(is_split=False):
+            self._digest = hashlib.sha256(data).digest()
+            return True
+        await put_in_place(sftp, part, self._target)
+        return False
+
+    def _read_whole(self) -> tuple[os.stat_result, bytes]:
+        fd = os.open(self.file.source, os.O_RDONLY)
+        try:
+            before = os.fstat(fd)
+            pieces = []
+            left = 2 * SPLIT_BYTES
+            while left > 0 and (data := os.read(fd, left)):
+                pieces.append(data)
+                left -= len(data)
+        finally:
+            os.close(fd)
+        data = b"".join(pieces)
+        if left <= 0:
+            raise FileError("it grows while it is read")
+        self._grew(len(data))
+        return before, data
+
+    def _grew(self, size: int) -> None:
+        if size != self._size:
+            self._context.counted_more(size - self._size)
+            self._size = size
+
+    def _check_unchanged(self, before: os.stat_result) -> None:
+        after = os.stat(self.file.source)
+        if (after.st_size, after.st_mtime_ns, after.st_ino) != (before.st_size, before.st_mtime_ns, before.st_ino):
+            raise FileError("it changed while it was read; nothing was put in its place")
+
+    async def is_there_already(self, link: LinkFace) -> bool:
+        """Whether the target has the size of the source, so that it is worth comparing."""
+        try:
+            found = await link.sftp.stat(self.file.target)
+        except SftpStatus:
+            return False
+        return found.is_regular and found.size == os.stat(self.file.source).st_size
+
+    def local_digest(self) -> bytes:
+        """Give the digest of the source, for a comparison with what is there."""
+        with open(self.file.source, "rb") as file:
+            return hashlib.sha256(file.read()).digest()
+
+    @property
+    def checked_path(self) -> bytes:
+        """What is compared, on the node."""
+        return self.file.target
+
+    async def digest_read_back(self, link: LinkFace) -> bytes | None:
+        """Give the digest of the part as it is read back from the node."""
+        sftp = link.sftp
+        handle = await sftp.open(self.path_on_node, packets.OPEN_READ)
+        data = await read_range(sftp, handle, Range(0, self._size + 1))
+        await sftp.close_handle(handle)
+        return hashlib.sha256(data).digest()
+
+    async def put_settled(self, link: LinkFace) -> None:
+        """Put a part in place that was compared and found good."""
+        self._is_verified = True
+        assert self._part is not None
+        await self._rename(link.sftp, self._part)
+
+    # --- large files ------------------------------------------------------------------------------------------------
+
+    async def prepare(self, link: LinkFace) -> None:
+        """Open the source, make the part or find one that is there, and cut what is to be sent into ranges.
+
+        Raises:
+            FileError, OSError, SftpStatus: it cannot be copied.
+        """
+        sftp = link.sftp
+        source = self._open_source()
+        size = self._size
+        self._target, self._existing = await look_at_target(sftp, self.file.target)
+        if self._context.options.resume and await self._resume(link, source, size):
+            return
+        data = source.data_stretches(size)
+        free = await sftp.free_bytes(self._target.rpartition(b"/")[0] or b"/")
+        needed = sum(stretch[1] for stretch in data)
+        if free is not None and free < needed:
+            raise FileError(f"the node's disk has room for {free} bytes, and {needed} are needed")
+        if self._part is None:
+            self._part = part_path(self._target)
+        flags = packets.OPEN_WRITE | packets.OPEN_CREATE | packets.OPEN_TRUNCATE
+        permissions = self._first_permissions() | _WORKABLE
+        handle = await sftp.open(self._part, flags, Attributes(permissions=permissions))
+        self._context.keep_part(self._part)
+        changed = sftp.fsetstat(handle, Attributes(size=size))  # holes of the source stay holes
+        closed = sftp.close_handle(handle)
+        await changed
+        await closed
+        self._context.found(size - needed)
+        self._set(data)
+
+    def _open_source(self) -> SharedFile:
+        if self._source is None:
+            self._source = SharedFile(os.open(self.file.source, os.O_RDONLY))
+        self._before = self._source.stat()
+        self._grew(self._before.st_size)
+        return self._source
+
+    async def _resume(self, link: LinkFace, source: SharedFile, size: int) -> bool:
+        """Go on with what is there; give whether anything is."""
+        if not self._context.has_shell:
+            return False
+        if self._existing is not None and self._existing.attributes.size == size:
+            ours = InBackground(lambda: local_blocks(source, size))
+            theirs = node_blocks(link.shell, self._target, size)
+            if theirs is None:
+                self._context.no_shell()
+                return False
+            if ours.result() == theirs:
+                self._is_there = self._is_verified = True
+                self._context.found(size)
+                self._set([])
+                return True
+        if not self._is_claimed:
+            found = await find_part(link.sftp, self._target)
+            if found is None:
+                return False
+            self._part = part_path(self._target)
+            await link.sftp.rename(found, self._part)  # from now on it is nobody else's
+            self._is_claimed = True
+        assert self._part is not None
+        self._context.keep_part(self._part)
+        await link.sftp.setstat(self._part, Attributes(size=size))
+        ours = InBackground(lambda: local_blocks(source, size))
+        theirs = node_blocks(link.shell, self._part, size)
+        if theirs is None:
+            self._context.no_shell()
+            return False
+        missing = differing(ours.result(), theirs, size)
+        there = size - sum(each[1] for each in missing)
+        self._context.found(there)
+        self._context.notice(f"{self.shown_source}: {there} of {size} bytes are there already")
+        self._set(missing)
+        return True
+
+    def _set(self, stretches: list[tuple[int, int]]) -> None:
+        with self._lock:
+            self._ranges.set(stretches)
+
+    def take_range(self) -> Range | None:
+        with self._lock:
+            return self._ranges.take()
+
+    def give_back(self, piece: Range) -> None:
+        with self._lock:
+            self._ranges.give_back(piece)
+
+    @property
+    def has_all_ranges(self) -> bool:
+        with self._lock:
+            return self._ranges.is_empty
+
+    async def copy_range(self, link: LinkFace, piece: Range) -> int:
+        """Send a piece, or compare it; give the bytes that it was.
+
+        Raises:
+            FileError, OSError, SftpStatus: the file cannot be copied.
+        """
+        part = self._part
+        if part is None:
+            raise FileError("it is over already")
+        data = self._read_source(piece)
+        if self._phase is _Phase.READING_BACK:
+            return await self._compare_range(link, part, piece, data)
+        sftp = link.sftp
+        handle = await link.handle(self, part, packets.OPEN_WRITE)
+        size = sftp.write_bytes
+        writes = [
+            sftp.write(handle, piece.offset + start, data[start : start + size]) for start in range(0, len(data), size)
+        ]
+        try:
+            for each in writes:
+                await each
+        except SftpStatus as error:
+            raise await why_not_written(sftp, error, part) from error
+        return piece.size
+
+    def _read_source(self, piece: Range) -> bytes:
+        assert self._source is not None
+        data = self._source.read_at(piece.offset, piece.size)
+        if len(data) < piece.size:
+            raise FileError("it became shorter while it was read; nothing was put in its place")
+        return data
+
+    async def _compare_range(self, link: LinkFace, part: bytes, piece: Range, data: bytes) -> int:
+        handle = await link.handle((self, "back"), part, packets.OPEN_READ)
+        if await read_range(link.sftp, handle, piece) != data:
+            with self._lock:
+                self._bad.append(piece)
+        return 0
+
+    async def finish(self, link: LinkFace) -> None:
+        """Verify, set attributes, put in place.
+
+        Raises:
+            AgainNeeded: some pieces have to be sent again, or read back.
+            FileError, OSError, SftpStatus: it cannot be copied.
+        """
+        if self._is_there:
+            return
+        assert self._part is not None
+        sftp = link.sftp
+        if self._rename_sent and await self._was_renamed(sftp):
+            return
+        if not self._is_verified:
+            before, after = self._source_now()
+            has_changed = (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns)
+            if has_changed or self._context.wants_checksum(is_split=True):
+                await self._verify(link)
+            if after.st_size > self._size:
+                self._context.notice(
+                    f"{self.shown_source} grew while it was read; its first {self._size} bytes were copied"
+                )
+        if (changes := self._last_attributes(await sftp.stat(self._part))) is not None:
+            await sftp.setstat(self._part, changes)
+        await self._rename(sftp, self._part)
+
+    async def _rename(self, sftp: SftpConnection, part: bytes) -> None:
+        self._rename_sent = True
+        await put_in_place(sftp, part, self._target)
+        self._context.drop_part(part)
+
+    async def _was_renamed(self, sftp: SftpConnection) -> bool:
+        """Whether a link that was lost while it put the file in place had done it."""
+        assert self._part is not None
+        try:
+            await sftp.lstat(self._part)
+        except SftpStatus as error:
+            if error.is_missing and (await sftp.stat(self._target)).size == self._size:
+                self._context.drop_part(self._part)
+                return True
+        return False
+
+    def _source_now(self) -> tuple[os.stat_result, os.stat_result]:
+        """Give what the source was like at first, and what it is like now."""
+        assert self._before is not None
+        assert self._source is not None
+        before, after = self._before, self._source.stat()
+        if after.st_size < before.st_size:
+            raise FileError("it became shorter while it was read; nothing was put in its place")
+        return before, after
+
+    async def _verify(self, link: LinkFace) -> None:
+        assert self._source is not None
+        assert self._part is not None
+        source, size = self._source, self._size
+        if self._phase is _Phase.READING_BACK:
+            bad, self._bad, self._phase = self._bad, [], _Phase.WRITING
+            self._repair([(piece.offset, piece.size) for piece in bad])
+        else:
+            ours = InBackground(lambda: local_blocks(source, size))
+            theirs = node_blocks(link.shell, self._part, size) if self._context.has_shell else None
+            if theirs is None:
+                self._context.no_shell()
+                self._phase = _Phase.READING_BACK
+                self._set([(0, size)])
+                raise AgainNeeded
+            self._repair(differing(ours.result(), theirs, size))
+        self._is_verified = True
+
+    def _repair(self, bad: list[tuple[int, int]]) -> None:
+        if not bad:
+            return
+        self._repairs += 1
+        if self._repairs > MOST_REPAIRS:
+            raise FileError(
+                "it changes all the time, or what arrives is not what was sent: the checksums still differ after "
+                f"{MOST_REPAIRS} repairs"
+            )
+        self._context.undone(sum(each[1] for each in bad))
+        self._before = None if self._source is None else self._source.stat()
+        self._set(bad)
+        raise AgainNeeded
+
+    # --- attributes -------------------------------------------------------------------------------------------------
+
+    def _first_permissions(self) -> int:
+        """Those that a part is made with; the node takes its umask off."""
+        return self.file.permissions & PERMISSIONS
+
+    def _last_attributes(self, made: Attributes | None) -> Attributes | None:
+        """Give what has to be set before the file is put in place.
+
+        Args:
+            made: what the part has now, for one that was made with more than the source's permissions.
+        """
+        permissions = None
+        wanted = self.file.permissions & PERMISSIONS
+        if self._context.options.preserve:
+            permissions = wanted
+        elif self._existing is not None and self._existing.attributes.permissions is not None:
+            permissions = stat.S_IMODE(self._existing.attributes.permissions)
+        elif made is not None and made.permissions is not None and (wanted | _WORKABLE) != wanted:
+            permissions = made.permissions & wanted
+        times = self.file.times if self._context.options.preserve else None
+        if permissions is None and times is None:
+            return None
+        return Attributes(permissions=permissions, times=times)
+
+    # --- the end ----------------------------------------------------------------------------------------------------
+
+    async def abandon(self, link: LinkFace) -> None:
+        """Remove what there is of a file that will not be copied."""
+        part, self._part = self._part, None
+        if part is not None:
+            self._context.drop_part(part)
+            with contextlib.suppress(SftpStatus):  # it was not made, or the node lets nobody remove it
+                await link.sftp.remove(part)
+
+    def close(self) -> None:
+        """Let go of the source."""
+        self.is_over = True
+        if self._source is not None:
+            self._source.close()
+
+    def outcome(self) -> FileOutcome:
+        return outcome_of(
+            self.file,
+            FileState.UNCHANGED if self._is_there else FileState.COPIED,
+            size=self._size,
+            verified=self._is_verified,
+        )
+
+    def there_already(self) -> FileOutcome:
+        """Give the outcome of a file that was compared and needs no copy."""
+        self._is_there = self._is_verified = True
+        self._context.found(self._size)
+        return self.outcome()
+
+    def failure(self, error: Exception) -> FileOutcome:
+        return outcome_of(self.file, FileState.FAILED, error=explain(error, "it cannot be written"))

@@ -1,0 +1,150 @@
+"""What a copy is asked for, and what it tells."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from enum import Enum
+
+from ssm_proxy.errors import CopyError
+
+SPLIT_BYTES = 1024 * 1024
+"""Files larger than this are cut into ranges that different sessions copy."""
+RANGE_BYTES = 128 * 1024
+"""An eighth of a second of one session at the agent's pace: how much later than the others the last one may be done."""
+MOST_SESSIONS = 8
+"""Opened unless the user says otherwise."""
+SESSIONS_LIMIT = 32
+
+
+@dataclass(frozen=True, kw_only=True)
+class CopyOptions:
+    """How to copy."""
+
+    recursive: bool = False
+    """Copy folders, too."""
+    preserve: bool = False
+    """Keep permissions and times."""
+    resume: bool = False
+    """Go on with what an interrupted copy left, after a check of what is there."""
+    checksum: bool | None = None
+    """Compare SHA-256 of each file at the end; None: of those that several sessions copied."""
+    sessions: int | None = None
+    """At most so many; None: as many as are worth it, up to 8."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceFile:
+    """One regular file to be copied."""
+
+    source: bytes
+    target: bytes
+    size: int
+    """Bytes, when it was looked at."""
+    permissions: int
+    times: tuple[int, int]
+    """Last access and last change; seconds since 1970."""
+    is_new: bool = False
+    """Whether the target's folder was made by this copy, so that there can be no such file yet."""
+
+
+class FileState(str, Enum):
+    COPIED = "copied"
+    UNCHANGED = "unchanged"
+    """It was there already, and compared equal (``resume``)."""
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, kw_only=True)
+class FileOutcome:
+    """What has become of one file."""
+
+    source: str
+    target: str
+    state: FileState
+    size: int = 0
+    """Bytes of the file."""
+    verified: bool = False
+    """Whether SHA-256 was compared after the copy."""
+    error: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Progress:
+    """How far a copy is."""
+
+    total_bytes: int
+    done_bytes: int
+    """What is in its place, or at least written; what was there already (``resume``) counts too."""
+    total_files: int
+    done_files: int
+    sessions: int
+    """That work now."""
+    is_counting: bool
+    """Whether more files may be found."""
+    current: str
+    """The file that was begun last."""
+    outcome: FileOutcome | None = None
+    """A file that has just come to its end."""
+    notice: str | None = None
+    """A line for a person."""
+
+
+ProgressCallback = Callable[[Progress], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class CopyResult:
+    """What a copy has come to."""
+
+    copied_bytes: int
+    """That went over the network."""
+    total_bytes: int
+    """Of all files that are in place now."""
+    files: int
+    """Copied."""
+    unchanged: int
+    """That were there already."""
+    failures: list[FileOutcome] = field(default_factory=list)
+    seconds: float
+    sessions: int
+    """The most that worked at once."""
+
+    @property
+    def megabytes_per_second(self) -> float:
+        return self.copied_bytes / max(self.seconds, 1e-6) / 1e6
+
+
+class FileError(Exception):
+    """One file cannot be copied; the others can. Never leaves this package.
+
+    Args:
+        text: why, for a person.
+        cause: whether the copy as a whole is hopeless.
+    """
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self.text = text
+
+
+class CopyIncomplete(CopyError):
+    """Something was not copied.
+
+    Args:
+        result: what was, and what was not.
+    """
+
+    def __init__(self, message: str, *, result: CopyResult, cause: str | None = None, hint: str | None = None) -> None:
+        super().__init__(message, cause=cause, hint=hint)
+        self.result = result
+
+
+def whole_seconds(moment: float) -> int:
+    """Give a time of the local file system in SFTP's unit."""
+    return int(moment // 1)
+
+
+def now() -> float:
+    return time.monotonic()
