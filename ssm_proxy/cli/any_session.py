@@ -14,11 +14,11 @@ from ssm_proxy.cli.commands.shell import READER_GONE, TerminalEnd, shell_status
 from ssm_proxy.cli.session_command import (
     EXIT_SIGNAL_BASE,
     Surroundings,
-    closed_by_service,
     exit_status,
     make_session,
     run_session,
 )
+from ssm_proxy.ends import closed_by_service
 from ssm_proxy.errors import PortError, RemotePortRefused
 from ssm_proxy.sessions.command import MAX_STATUS
 from ssm_proxy.sessions.port import LocalEnd, PortKind, local_end, port_kind

@@ -21,9 +21,9 @@ from ssm_proxy.cli.session_command import (
     ENDING_SIGNALS,
     EXIT_SIGNAL_BASE,
     Surroundings,
-    closed_by_service,
     make_session,
 )
+from ssm_proxy.ends import closed_by_service
 from ssm_proxy.errors import ChannelClosed, RemotePortRefused
 
 if TYPE_CHECKING:

@@ -11,13 +11,13 @@ from ssm_proxy.cli.session_command import (
     Surroundings,
     add_aws_options,
     add_log_options,
-    closed_by_service,
     exit_status,
     make_session,
     run_session,
     surroundings,
 )
 from ssm_proxy.cli.streams import claim_streams
+from ssm_proxy.ends import closed_by_service
 from ssm_proxy.errors import SessionEnded
 
 if TYPE_CHECKING:
