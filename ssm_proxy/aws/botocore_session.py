@@ -6,6 +6,7 @@ botocore itself; this module only moves some defaults and spares it work.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 from collections.abc import Mapping
@@ -37,6 +38,8 @@ PROMPT = Patience(connect_timeout=3.0, read_timeout=4.0, attempts=3)
 _DEFAULT_ATTEMPTS = 6
 _SERVICES = frozenset({"ssm", "ecs", "kms", "sts", "sso", "sso-oidc", "signin"})
 """Those that are ever called: Systems Manager, ECS for names of tasks, KMS, and what the credential providers need."""
+_MAKING_CLIENTS = threading.Lock()
+"""botocore cannot make two clients of one session at once, and a session from outside may be in use here twice."""
 
 
 class BotocoreSession:
@@ -46,10 +49,15 @@ class BotocoreSession:
         profile: as given by the user; None for what the environment says.
         region: as given by the user.
         endpoint_url: replaces the address of the Systems Manager API.
+        existing: a session that somebody has set up, used as it is, with its own profile.
     """
 
-    def __init__(self, *, profile: str | None, region: str | None, endpoint_url: str | None) -> None:
-        self._session = _create_session(profile, region)
+    def __init__(
+        self, *, profile: str | None, region: str | None, endpoint_url: str | None, existing: Session | None = None
+    ) -> None:
+        self._session = _create_session(profile, region) if existing is None else existing
+        self._making = contextlib.nullcontext() if existing is None else _MAKING_CLIENTS
+        self._region = region
         self._endpoint_url = endpoint_url
         self._lock = threading.Lock()
         self._clients: dict[tuple[str, Patience], Any] = {}
@@ -84,7 +92,8 @@ class BotocoreSession:
         """Give the client of a service for calls of this patience, made on the first call."""
         with self._lock:
             if (service, patience) not in self._clients:
-                self._clients[service, patience] = self._create_client(service, patience)
+                with self._making:
+                    self._clients[service, patience] = self._create_client(service, patience)
             return self._clients[service, patience]
 
     def signing_region(self) -> str:
@@ -122,13 +131,14 @@ class BotocoreSession:
         return proxy
 
     def _configured_region(self) -> str | None:
-        name: str | None = self._session.get_config_variable("region")
+        name: str | None = self._region or self._session.get_config_variable("region")
         return name or None
 
     def _create_client(self, service: str, patience: Patience) -> Any:
         from botocore.config import Config
 
-        if self._configured_region() is None:
+        region = self._configured_region()
+        if region is None:
             raise no_region()
         config = Config(
             connect_timeout=patience.connect_timeout,
@@ -136,7 +146,7 @@ class BotocoreSession:
             retries=None if patience.attempts is None else {"total_max_attempts": patience.attempts},
         )
         endpoint_url = self._endpoint_url if service == "ssm" else None
-        return self._session.create_client(service, endpoint_url=endpoint_url, config=config)
+        return self._session.create_client(service, region_name=region, endpoint_url=endpoint_url, config=config)
 
 
 def _create_session(profile: str | None, region: str | None) -> Session:

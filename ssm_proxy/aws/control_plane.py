@@ -6,7 +6,7 @@ import logging
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 from urllib.parse import urlsplit
 
 from ssm_proxy.aws.botocore_session import BRIEF, PROMPT, QUICK, BotocoreSession
@@ -23,6 +23,9 @@ from ssm_proxy.aws.opening import (
 from ssm_proxy.aws.service_errors import says_session_is_gone
 from ssm_proxy.errors import ConfigurationError, ControlPlaneError, SsmProxyError, TargetNotFound
 from ssm_proxy.secret import DataKey, Secret
+
+if TYPE_CHECKING:
+    from botocore.session import Session
 
 __all__ = ["BotocoreControlPlane", "ControlPlane", "StartedSession", "WebSocketOpening"]
 
@@ -79,6 +82,8 @@ class BotocoreControlPlane:
         endpoint_url: replaces the address of the Systems Manager API.
         stream_endpoint_url: replaces scheme, host and port of every stream URL.
         sending_start: called when all is ready and a request for a session leaves, and again for each repeat.
+        botocore_session: one that somebody has set up: its credentials, settings and region (unless another is given)
+            are used, and no profile.
     """
 
     def __init__(
@@ -89,12 +94,14 @@ class BotocoreControlPlane:
         endpoint_url: str | None = None,
         stream_endpoint_url: str | None = None,
         sending_start: Callable[[], None] | None = None,
+        botocore_session: Session | None = None,
     ) -> None:
         self._profile = profile
         self._region = region
         self._endpoint_url = endpoint_url
         self._stream_endpoint_url = stream_endpoint_url
         self._sending_start = sending_start
+        self._botocore_session = botocore_session
         self._lock = threading.Lock()
         self._session: BotocoreSession | None = None
 
@@ -284,7 +291,10 @@ class BotocoreControlPlane:
         with self._lock:
             if self._session is None:
                 self._session = BotocoreSession(
-                    profile=self._profile, region=self._region, endpoint_url=self._endpoint_url
+                    profile=self._profile,
+                    region=self._region,
+                    endpoint_url=self._endpoint_url,
+                    existing=self._botocore_session,
                 )
             return self._session
 
