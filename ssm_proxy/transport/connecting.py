@@ -162,13 +162,20 @@ class Termination:
     def __init__(self, connector: Connector) -> None:
         self._connector = connector
         self._thread = threading.Thread(target=self._run, name="ssm-proxy terminate", daemon=True)
-        self._thread.start()
+        self._has_thread = True
+        try:
+            self._thread.start()
+        except RuntimeError:  # the interpreter is ending, and begins no more threads (from 3.12 on)
+            self._has_thread = False
 
     def wait(self, until: Callable[[], float]) -> None:
         """Wait for the end of the call, at most until the time of the monotonic clock that ``until`` gives.
 
         It is asked again and again: somebody may get into a hurry meanwhile.
         """
+        if not self._has_thread:
+            self._run()
+            return
         while self._thread.is_alive() and (left := until() - time.monotonic()) > 0:
             self._thread.join(min(left, WAIT_STEP))
         if self._thread.is_alive():

@@ -8,6 +8,8 @@ import struct
 import sys
 
 READ_BYTES = 64 * 1024
+_NO_SIGNAL = getattr(socket, "MSG_NOSIGNAL", 0)
+"""A program may have given SIGPIPE its default action back: then the other end's close would be the process's end."""
 _RESET_AT_ONCE = struct.pack("ii", 1, 0)  # struct linger: on, 0 seconds
 
 
@@ -34,6 +36,11 @@ class LocalConnection:
     def wants_write(self) -> bool:
         """Whether something waits for the program."""
         return bool(self._pending)
+
+    @property
+    def pending_bytes(self) -> int:
+        """How many bytes wait for the program."""
+        return len(self._pending)
 
     def read(self, size: int) -> bytes:
         """Give up to ``size`` bytes; none if there are none yet, or if ``input_ended`` is now true."""
@@ -90,6 +97,29 @@ class LocalConnection:
         """Take note that the system reports the program as gone."""
         self._go_deaf()
 
+    def other_end_has_gone(self) -> bool:
+        """Whether the other end of a pair is closed, both ways: some systems report that and a half-close alike."""
+        try:
+            self._socket.send(b"", _NO_SIGNAL)
+        except (BlockingIOError, InterruptedError):
+            return False
+        except OSError:
+            return True
+        return False
+
+    def refuse_input(self) -> None:
+        """Have the program fail when it sends more, instead of waiting for somebody to take it."""
+        with contextlib.suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RD)
+
+    def close_unread(self) -> None:
+        """Close it so that the program sees an end, though it may have sent what was not read."""
+        with contextlib.suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)
+            while self._socket.recv(READ_BYTES):
+                pass
+        self._socket.close()
+
     def close(self) -> None:
         """Close it in order. Input that was not read makes the system reset it all the same."""
         self._socket.close()
@@ -106,7 +136,7 @@ class LocalConnection:
         with memoryview(data) as view:
             while sent < len(view):
                 try:
-                    sent += self._socket.send(view[sent:])
+                    sent += self._socket.send(view[sent:], _NO_SIGNAL)
                 except (BlockingIOError, InterruptedError):
                     break
                 except OSError:  # EPIPE, ECONNRESET

@@ -1,0 +1,184 @@
+"""The service as one set of credentials and settings reaches it: what sessions are started with."""
+
+from __future__ import annotations
+
+import logging
+import socket
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from ssm_proxy.api.connection import Connection
+from ssm_proxy.api.session_thread import SessionThread
+from ssm_proxy.aws.control_plane import BotocoreControlPlane
+from ssm_proxy.connector import SessionConnector, SessionRequest
+from ssm_proxy.ends import closed_by_service
+from ssm_proxy.errors import RemotePortRefused, SsmProxyError, TransportTimeout, UsageError
+from ssm_proxy.session import Session
+from ssm_proxy.sessions.port import check_stream_session
+from ssm_proxy.transport.bridge import BridgeOutcome
+from ssm_proxy.transport.local_connection import LocalConnection
+from ssm_proxy.transport.pipes import QUIET_TIME
+from ssm_proxy.transport.socket_stream import SocketStream
+
+if TYPE_CHECKING:
+    import boto3
+
+    from ssm_proxy.channel.data_channel import DataChannel
+    from ssm_proxy.channel.handshake import SessionCheck
+    from ssm_proxy.transport.application import Application
+
+SSH_DOCUMENT = "AWS-StartSSHSession"
+"""Its name says what AWS made it for; it carries any bytes to any TCP port of the node."""
+BEGIN_TIMEOUT = 60.0
+
+logger = logging.getLogger("ssm_proxy.api")
+
+
+class Service:
+    """Starts sessions, all with one credential provider and one set of clients. Safe to use from several threads.
+
+    Args:
+        session: a `boto3.Session` whose credentials, region and settings are used.
+        profile: name of a profile, where no session is given; None takes what the environment says.
+        region: None takes that of the session, or AWS_REGION, AWS_DEFAULT_REGION or the profile's.
+        endpoint_url: replaces the address of the Systems Manager API.
+        stream_endpoint_url: replaces scheme, host and port of the message gateway.
+
+    Raises:
+        UsageError: both a session and a profile, or a session that is none.
+    """
+
+    def __init__(
+        self,
+        *,
+        session: boto3.Session | None = None,
+        profile: str | None = None,
+        region: str | None = None,
+        endpoint_url: str | None = None,
+        stream_endpoint_url: str | None = None,
+    ) -> None:
+        # boto3 takes a botocore session, but has no public way to give it back.
+        botocore_session = getattr(session, "_session", None)
+        if session is not None and botocore_session is None:
+            raise UsageError(f"session is a {type(session).__name__}", hint="pass a boto3.Session")
+        if session is not None and profile is not None:
+            raise UsageError("session and profile exclude each other", hint="boto3.Session(profile_name=…)")
+        self.control_plane = BotocoreControlPlane(
+            profile=profile,
+            region=region,
+            endpoint_url=endpoint_url,
+            stream_endpoint_url=stream_endpoint_url,
+            botocore_session=botocore_session,
+        )
+
+    def dial(
+        self,
+        target: str,
+        port: int = 22,
+        *,
+        reason: str | None = None,
+        document_name: str = SSH_DOCUMENT,
+        timeout: float | None = BEGIN_TIMEOUT,
+    ) -> Connection:
+        """Connect to a port of a managed node: see `ssm_proxy.connect`."""
+        thread, end = self.begin(target, port, reason=reason, document_name=document_name)
+        try:
+            thread.wait_begun(timeout, f"port {port} of {target}")
+        except BaseException:
+            end.close()
+            raise
+        return Connection.over(end, thread)
+
+    def begin(
+        self, target: str, port: int, *, reason: str | None, document_name: str
+    ) -> tuple[SessionThread, socket.socket]:
+        """Begin to connect; give the thread that does, and the end of a pair that will be the connection."""
+        if isinstance(port, bool) or not isinstance(port, int) or not 0 < port < 65536:
+            raise UsageError(f"{port!r} is not a port", hint="use a number from 1 to 65535")
+        ours, theirs = socket.socketpair()
+        ours.setblocking(False)
+        local = LocalConnection(ours)
+        streams: list[SocketStream] = []
+
+        def make_application(channel: DataChannel) -> SocketStream:
+            streams.append(
+                SocketStream(
+                    channel,
+                    local,
+                    begun=thread.set_begun,
+                    ended=lambda reason: thread.settle(_error_of_end(reason, streams[0], target, port)),
+                )
+            )
+            return streams[0]
+
+        def make_session() -> Session:
+            request = SessionRequest(self.resolve(target), document_name, {"portNumber": [str(port)]}, reason)
+            return self.make_session(request, make_application, check_session=check_stream_session)
+
+        def judge(outcome: BridgeOutcome) -> SsmProxyError | None:
+            if streams[0].fell_quiet:
+                return _fell_quiet(target, port)
+            return None  # a reason of the service was settled when it came
+
+        def finish() -> None:
+            if streams:
+                streams[0].finish()
+            else:
+                local.close()
+
+        thread = SessionThread(make_session, judge=judge, finish=finish)
+        thread.start()
+        return thread, theirs
+
+    def resolve(self, target: str) -> str:
+        """Give the id that StartSession takes. May block."""
+        return self.control_plane.resolve_target(target, notify)
+
+    def make_session(
+        self,
+        request: SessionRequest,
+        make_application: Callable[[DataChannel], Application],
+        *,
+        check_session: SessionCheck,
+    ) -> Session:
+        """Make a session; nothing is connected yet."""
+        return Session(
+            SessionConnector(self.control_plane, request, mark=_no_mark),
+            make_application,
+            check_session=check_session,
+            notify=notify,
+            mark=_no_mark,
+        )
+
+
+def notify(text: str) -> None:
+    """Log what the command line would show a person."""
+    logger.warning("%s", "".join(character if character.isprintable() else " " for character in text))
+
+
+def _no_mark(stage: str) -> None:
+    """Stand in where nobody measures the stages."""
+
+
+def _error_of_end(reason: str, stream: SocketStream, target: str, port: int) -> SsmProxyError | None:
+    """Give the error that the service's end of a session stands for; None for that of a server which has finished.
+
+    One that somebody terminated by the API gives no reason either, and cannot be told from that.
+    """
+    if not reason:
+        return None
+    if not stream.output_bytes:
+        return RemotePortRefused(
+            f"port {port} of {target} did not answer",
+            cause=reason,
+            hint="check that a server listens on that port; /var/log/amazon/ssm/errors.log on the node may say more",
+        )
+    return closed_by_service(target, reason)
+
+
+def _fell_quiet(target: str, port: int) -> SsmProxyError:
+    return TransportTimeout(
+        f"port {port} of {target} did not end the connection",
+        cause=f"it sent nothing for {QUIET_TIME:.0f} s after the end of input, which the protocol cannot tell it of",
+        hint="what was received may not be all; where the other side needs no end of input, just close",
+    )

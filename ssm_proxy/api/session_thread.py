@@ -1,0 +1,163 @@
+"""One session in a thread of its own, which ends with the program, however that ends."""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as FutureTimeout
+
+from ssm_proxy.errors import SessionEnded, SsmProxyError, TransportTimeout
+from ssm_proxy.session import Session
+from ssm_proxy.transport.bridge import BridgeOutcome
+
+CLOSE_TIMEOUT = 12.0
+"""Longer than a session takes that ends in order: what was sent last gets 5 s to arrive, TerminateSession as much."""
+STOP_TIMEOUT = 3.0
+"""Longer than a session takes that was stopped."""
+
+logger = logging.getLogger("ssm_proxy.api")
+
+
+class SessionThread(threading.Thread):
+    """Runs one session. A daemon: the program's end is not held up, but ends the session, and waits for that a moment.
+
+    There is no list of sessions: each has an exit handler of its own, from its start to its end.
+
+    Args:
+        make_session: makes the session; called in the thread, and may take its time.
+        judge: gives the error that an end without one stands for, if any.
+        finish: called in the thread when the session is over at the service, and `error` says how.
+    """
+
+    def __init__(
+        self,
+        make_session: Callable[[], Session],
+        *,
+        judge: Callable[[BridgeOutcome], SsmProxyError | None],
+        finish: Callable[[], None] = lambda: None,
+    ) -> None:
+        super().__init__(name="ssm-proxy session", daemon=True)
+        self._make_session = make_session
+        self._judge = judge
+        self._finish = finish
+        self._process_id = os.getpid()
+        self._lock = threading.Lock()
+        self._session: Session | None = None
+        self._stopped_at: float | None = None
+        self._is_over = threading.Event()
+        self._begun: Future[None] = Future()
+        self._begun.set_running_or_notify_cancel()  # who waits for it may give up, but not cancel it
+        self.error: SsmProxyError | None = None
+        """Why the session ended, if not as it should; known before anybody can notice its end."""
+
+    @property
+    def begun(self) -> Future[None]:
+        """Is done when the session has begun, or fails with what kept it from that."""
+        return self._begun
+
+    @property
+    def is_ours(self) -> bool:
+        """Whether this is the process that the thread runs in, not a fork of it."""
+        return os.getpid() == self._process_id
+
+    def set_begun(self) -> None:
+        """Take note that the session has begun. Called in the thread."""
+        self._begun.set_result(None)
+
+    def settle(self, error: SsmProxyError | None) -> None:
+        """Take note why the session ends, before others can see that it does. The first reason stays."""
+        if self.error is None:
+            self.error = error
+
+    def wait_begun(self, timeout: float | None, what: str) -> None:
+        """Wait until the session has begun; end it if that fails.
+
+        Args:
+            timeout: seconds.
+            what: for the text: ``port 22 of i-…``.
+
+        Raises:
+            SsmProxyError: why it could not begin.
+            TransportTimeout: it took too long.
+        """
+        try:
+            self._begun.result(timeout)
+        except FutureTimeout as error:
+            self.stop()
+            self.wait_over(STOP_TIMEOUT)
+            raise begin_took_too_long(what, timeout) from error
+        except BaseException:  # Ctrl-C, for one
+            self.stop()
+            self.wait_over(STOP_TIMEOUT)
+            raise
+
+    def stop(self) -> None:
+        """Have the session end soon. May be called from any thread, also before there is one."""
+        with self._lock:
+            if self._stopped_at is not None:
+                return
+            self._stopped_at = time.monotonic()
+            session = self._session
+        if session is not None:
+            session.stop(signal.SIGTERM)
+
+    def wait_over(self, timeout: float) -> bool:
+        """Wait until the session is over at the service; give whether it is."""
+        return self._is_over.wait(timeout)
+
+    def end(self) -> None:
+        """Wait for the end of a session whose local side has ended; after a while end it all the same. Bounded."""
+        if self.is_ours and threading.current_thread() is not self and not self.wait_over(CLOSE_TIMEOUT):
+            self.stop()
+            self.wait_over(STOP_TIMEOUT)
+
+    def run(self) -> None:
+        """Run the session to its end; what it met is in `error`, and nothing is raised."""
+        atexit.register(self._at_exit)
+        error: SsmProxyError | None = None
+        try:
+            session = self._make_session()
+            with self._lock:
+                self._session = session
+                is_stopped = self._stopped_at is not None
+            if is_stopped:
+                session.stop(signal.SIGTERM)
+            error = self._judge(session.run())
+        except SsmProxyError as raised:
+            error = raised
+        except Exception as raised:  # noqa: BLE001 - the boundary of a thread: whoever uses the session is told
+            error = SsmProxyError(f"unexpected {type(raised).__name__} in a session; this is a bug of ssm-proxy")
+            error.__cause__ = raised
+        logger.info("the session is over: %s", "in order" if error is None else error)
+        self.settle(error)
+        self._session = None
+        self._is_over.set()
+        atexit.unregister(self._at_exit)
+        if not self._begun.done():
+            self._begun.set_exception(self.error or SessionEnded("the session was ended before it had begun"))
+        self._finish()
+
+    def _at_exit(self) -> None:
+        """End all sessions at once, and wait for this one: one time limit for all of them."""
+        if not self.is_ours:
+            return
+        for thread in threading.enumerate():
+            if isinstance(thread, SessionThread):
+                thread.stop()
+        if self._stopped_at is not None:
+            self.wait_over(max(0.0, self._stopped_at + STOP_TIMEOUT - time.monotonic()))
+
+
+def begin_took_too_long(what: str, timeout: float | None) -> TransportTimeout:
+    """Give the error of a session that did not begin in time."""
+    return TransportTimeout(
+        f"no session to {what} within {timeout:g} s",
+        cause="it could neither be begun nor was it refused",
+        hint="check network and proxy, and whether the node's agent is busy; or give it more time",
+    )
