@@ -34,6 +34,11 @@
       PortError                        10
         RemotePortRefused
       CopyError                        11   what was copied, what was not
+      SshError                         12   the SSH connection inside the session
+        SshConnectFailed
+        HostKeyUnknown
+        HostKeyChanged
+        AuthenticationFailed
 
 An error is up to three lines for the person who reads it at night: what happened (``message``), why (``cause``) and
 what to do next (``hint``). Messages are lower case, without a full stop, and never hold a token, key or payload.
@@ -200,3 +205,36 @@ class RemotePortRefused(PortError):
 
 class CopyError(SsmProxyError):
     exit_status = 11
+
+
+class SshError(SsmProxyError):
+    """The SSH connection inside the session could not be made, or broke."""
+
+    exit_status = 12
+
+
+class SshConnectFailed(SshError):
+    """There is no SSH connection: no answer in time, no SSH server, no common algorithm, or it ended.
+
+    Args:
+        is_busy: sshd hung up before it said a word. It does so with MaxStartups connections that have not yet proved
+            who they are; a moment later it may not.
+    """
+
+    def __init__(
+        self, message: str, *, is_busy: bool = False, cause: str | None = None, hint: str | None = None
+    ) -> None:
+        super().__init__(message, cause=cause, hint=hint)
+        self.is_busy = is_busy
+
+
+class HostKeyUnknown(SshError):
+    """The host key is not in known_hosts, and a new one is not to be accepted."""
+
+
+class HostKeyChanged(SshError):
+    """The host key is not the one in known_hosts, or was revoked: never connect."""
+
+
+class AuthenticationFailed(SshError):
+    """The server let nobody in by what could be tried."""

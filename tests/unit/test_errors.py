@@ -36,6 +36,11 @@ STATUSES = {
     "AcknowledgeTimeout": 9,
     "PortError": 10,
     "RemotePortRefused": 10,
+    "SshError": 12,
+    "SshConnectFailed": 12,
+    "HostKeyUnknown": 12,
+    "HostKeyChanged": 12,
+    "AuthenticationFailed": 12,
 }
 
 

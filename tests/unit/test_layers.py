@@ -26,6 +26,7 @@ ALLOWED = {
     "sessions": {"channel", "wire", "errors"},
     "emulator": {"wire", "errors"},
     "aws": {"errors", "secret"},
+    "ssh": {"errors", "secret"},
     "transport": {"wire", "channel", "mux", "sessions", "errors", "secret"},
     "ends": {"errors"},
     # Programs do without the command line, and without the stand-in for the service.
