@@ -235,8 +235,11 @@ class _Unfolding:
                 conditions += [] if is_met == (not negation) else [_NEVER]
             elif name == "localuser":
                 conditions.append((negation + name, value))
-            elif name in ("host", "originalhost", "user"):
+            elif name == "user":
                 conditions.append((negation + name, value.replace("[", "[[]")))
+            elif name in ("host", "originalhost"):  # unlike Host, without regard to small and capital letters
+                either = re.sub(r"[a-zA-Z[]", _either_case, value)
+                conditions.append((negation + name, either))
             else:  # what we cannot tell applies to nobody
                 conditions.append(_NEVER)
         return tuple(conditions)
@@ -401,6 +404,11 @@ def _attribute(word: str) -> list[str]:
     """Give the attribute and the value of ``user=root``, and any other word as it is."""
     name, is_split, value = word.partition("=")
     return [name, value] if is_split and name.lower().lstrip("!") in _ATTRIBUTES else [word]
+
+
+def _either_case(found: re.Match[str]) -> str:
+    """Give a pattern for a letter, or for a bracket, which only paramiko takes for more than that."""
+    return f"[{found[0].lower()}{found[0].upper()}]" if found[0] != "[" else "[[]"
 
 
 def _block(conditions: tuple[tuple[str, ...], ...]) -> str:

@@ -1,0 +1,340 @@
+"""What the user's ssh_config says; ssh itself is asked whether it reads it so."""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from bench.sshd import find_program
+from ssm_proxy.cli.commands import proxy
+from ssm_proxy.errors import ConfigurationError, UsageError
+from ssm_proxy.ssh.proxy_command import OPTIONS, OTHER_OPTIONS, read_proxy_command
+from ssm_proxy.ssh.settings import SshSettings, read_settings
+
+EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "ssh_config"
+
+# Each is read for each of HOSTS by us and by ssh.
+HOSTS = ("web", "db1", "db2", "i-0123456789abcdef0", "WEB")
+CONFIGS = {
+    "empty": "",
+    "plain": "User bob\nPort 2222\nIdentityFile /k1\nIdentityFile /k2\nUserKnownHostsFile /a /b\n",
+    "first value wins": "Host web\n User one\nHost *\n User two\n Port 3\nHost web\n Port 4\n",
+    "negation": "Host db* !db2\n Port 5\n User x\n",
+    "question mark": "Host db?\n Port 5\n",
+    "several patterns": "Host web db1\n User w\n",
+    "equals signs": "User=bob\nPort = 77\nHostName =\tother\n",
+    "quotes": 'IdentityFile "/with space/k"\nUserKnownHostsFile "/a b" /c\nUser "bob"\n',
+    "comments behind values": "Port 23 # the port\nIdentityFile /k # the key\n",
+    "a hash inside": "IdentityFile /k#1\n",
+    "blanks and returns": "  \t User bob  \r\n\r\n# comment\r\n\tPort 24\t\r\n",
+    "small letters": "user bob\nIDENTITYFILE /k\nhostname x\n",
+    "hostname with the name in it": "HostName %h.example.com\n",
+    "hostname with a percent sign": "HostName a%%b\n",
+    "no keys": "IdentityFile none\n",
+    "keys of several blocks": "Host web\n IdentityFile /web\nHost *\n IdentityFile /all\n IdentityFile /web\n",
+    "switches": "IdentitiesOnly yes\nBatchMode yes\nHashKnownHosts yes\nStrictHostKeyChecking yes\n",
+    "more switches": "IdentitiesOnly no\nStrictHostKeyChecking off\n",
+    "accept-new": "StrictHostKeyChecking accept-new\n",
+    "ask": "StrictHostKeyChecking ask\n",
+    "alias": "HostKeyAlias other\n",
+    "no known hosts": "UserKnownHostsFile none\nGlobalKnownHostsFile /dev/null\n",
+    "match originalhost": "Match originalhost web\n HostName i-1\n User m\nMatch host i-1\n Port 9\n",
+    "match host after hostname": "HostName %h.example\nMatch host web.example\n Port 9\n",
+    "match user": "User bob\nMatch user bob\n Port 9\nMatch user alice\n Port 10\n",
+    "match with two conditions": "User bob\nMatch host db* user bob\n Port 9\n",
+    "match with negation": "Match !host web\n Port 9\n",
+    "match all": "Host web\n User a\nMatch all\n Port 9\n",
+    "match exec": 'Match exec "test %h = web"\n Port 9\n',
+    "match not exec": 'Match !exec "test %h = web"\n Port 9\n',
+    "match exec behind a condition": 'Match host db1 exec "true"\n Port 9\n',
+    "match exec with host name": 'Host web\n HostName node\nMatch exec "test %h = node -a %n = web"\n Port 9\n',
+    "match list": "Match host web,db*,!db2\n Port 9\n",
+    "methods": "PasswordAuthentication no\nKbdInteractiveAuthentication no\n",
+    "prompts": "NumberOfPasswordPrompts 1\n",
+    "agent": "IdentityAgent none\n",
+    "agent by path": "IdentityAgent /run/agent\n",
+    "certificates": "CertificateFile /c1\nCertificateFile /c2\nIdentityFile /k\n",
+    "include": "Include inner\nUser outer\n",
+    "include in a block that applies to web": "Host web\n Include inner\n Port 7\nHost *\n User last\n",
+    "include of blocks in a block": "Host web db1\n Include blocks\n User u\n",
+    "include of blocks, then more": "Include blocks\nUser u\n",
+    "include in a match": "Match host db*\n Include blocks\nMatch all\n User z\n",
+    "include of several": "Include inner blocks\nUser z\n",
+    "include by pattern": "Include part*\n",
+    "include of nothing": "Include /not/there/*\nUser a\n",
+    "include within include": "Include nested\n",
+}
+INCLUDED = {
+    "inner": "User inner\nIdentityFile /inner\n",
+    "blocks": "Host web\n Port 11\n IdentityFile /b1\nHost db*\n Port 12\n",
+    "part1": "Host web\n User p1\n",
+    "part2": "Host *\n User p2\n",
+    "nested": "Host db1\n Include blocks\nHost *\n Include inner\n",
+}
+
+
+def by_ssh(path: Path, host: str) -> dict[str, list[str]]:
+    ssh = find_program("ssh")
+    if ssh is None:
+        pytest.skip("ssh is not installed")
+    done = subprocess.run([ssh, "-G", "-F", path, host], capture_output=True, text=True, check=True)
+    answer: dict[str, list[str]] = {}
+    for line in done.stdout.splitlines():
+        keyword, _, value = line.partition(" ")
+        answer.setdefault(keyword, []).append(value)
+    return answer
+
+
+def shown(paths: tuple[Path, ...]) -> list[str]:
+    return [str(path) for path in paths]
+
+
+@pytest.mark.parametrize("host", HOSTS)
+@pytest.mark.parametrize("name", CONFIGS)
+def test_ssh_reads_it_so_too(tmp_path: Path, name: str, host: str) -> None:
+    for file, text in INCLUDED.items():
+        (tmp_path / file).write_text(text)
+    config = tmp_path / "config"
+    lines = []
+    for line in CONFIGS[name].split("\n"):  # ssh -F takes ~/.ssh as the folder of what is included
+        before, is_include, files = line.partition("Include ")
+        lines.append(
+            before + is_include + " ".join(str(tmp_path / file) for file in files.split()) if is_include else line
+        )
+    config.write_text("\n".join(lines))
+    ours = read_settings(host, config_file=config)
+    theirs = by_ssh(config, host)
+    assert ours.user == theirs["user"][0]
+    assert ours.port == int(theirs["port"][0])
+    assert ours.target.lower() == theirs["hostname"][0]
+    files = theirs.get("identityfile", [])
+    if ours.has_own_identities:
+        assert [str(path) for path in ours.identity_files] == [file for file in files if file != "none"]
+    else:
+        usual = [str(Path(file).expanduser()) for file in files]
+        assert [file for file in usual if file in shown(ours.identity_files)] == shown(ours.identity_files)
+    assert shown(ours.certificate_files) == theirs.get("certificatefile", [])
+    assert ours.identities_only == (theirs["identitiesonly"][0] == "yes")
+    assert ours.is_batch == (theirs["batchmode"][0] == "yes")
+    assert ours.hash_known_hosts == (theirs["hashknownhosts"][0] == "yes")
+    known = " ".join(str(Path(file).expanduser()) for file in theirs["userknownhostsfile"][0].split(" "))
+    assert " ".join(shown(ours.user_known_hosts_files)) == ("" if known == "none" else known)
+    strictness = {"true": "yes", "false": "no"}.get(
+        theirs["stricthostkeychecking"][0], theirs["stricthostkeychecking"][0]
+    )
+    if "stricthostkeychecking" in CONFIGS[name].lower():
+        assert ours.strict_host_key_checking == strictness
+    assert ("password" in ours.methods) == (theirs["passwordauthentication"][0] == "yes")
+    assert ("keyboard-interactive" in ours.methods) == (theirs["kbdinteractiveauthentication"][0] == "yes")
+    assert ours.password_prompts == int(theirs["numberofpasswordprompts"][0])
+    if "identityagent" in theirs:
+        assert (ours.identity_agent or "none") == theirs["identityagent"][0]
+    if "hostkeyalias" in theirs:
+        assert ours.host_key_name == theirs["hostkeyalias"][0]
+
+
+def read(tmp_path: Path, text: str, host: str = "web", **options: object) -> SshSettings:
+    config = tmp_path / "config"
+    config.write_text(text)
+    return read_settings(host, config_file=config, **options)  # type: ignore[arg-type]
+
+
+def test_tokens_and_home_in_paths(tmp_path: Path) -> None:
+    text = (
+        "HostName node\nUser bob\nPort 23\nIdentityFile ~/.ssh/k_%h_%n_%r_%p_%%\nIdentityFile %d/x~y\n"
+        "IdentityFile ${KEYS}/k\nUserKnownHostsFile %d/kh_%k\nIdentityAgent ${AGENT}/socket\n"
+    )
+    settings = read(tmp_path, text, environment={"HOME": "/h", "KEYS": "/keys", "AGENT": "/a"})
+    assert shown(settings.identity_files) == ["/h/.ssh/k_node_web_bob_23_%", "/h/x~y", "/keys/k"]
+    assert shown(settings.user_known_hosts_files) == ["/h/kh_node"]
+    assert settings.identity_agent == "/a/socket"
+
+
+@pytest.mark.parametrize(
+    ("text", "agent"),
+    [
+        ("", "/run/agent"),
+        ("IdentityAgent SSH_AUTH_SOCK\n", "/run/agent"),
+        ("IdentityAgent $OTHER\n", "/run/other"),
+        ("IdentityAgent $UNSET\n", None),
+        ("IdentityAgent none\n", None),
+        ("IdentityAgent ~/agent\n", "/h/agent"),
+    ],
+)
+def test_where_the_agent_is(tmp_path: Path, text: str, agent: str | None) -> None:
+    environment = {"HOME": "/h", "SSH_AUTH_SOCK": "/run/agent", "OTHER": "/run/other"}
+    assert read(tmp_path, text, environment=environment).identity_agent == agent
+
+
+def test_the_name_in_known_hosts(tmp_path: Path) -> None:
+    assert read(tmp_path, "HostName Node\n").host_key_name == "node"
+    assert read(tmp_path, "HostName node\nPort 23\n").host_key_name == "[node]:23"
+    assert read(tmp_path, "HostKeyAlias alias\nPort 23\n").host_key_name == "alias"
+
+
+def test_options_of_the_command_come_first(tmp_path: Path) -> None:
+    text = "User bob\nPort 23\nIdentityFile /config\nMatch user alice\n IdentityFile /alice_%r\n"
+    settings = read(tmp_path, text, user="alice", port=24, identity_files=["/option"])
+    assert (settings.user, settings.port) == ("alice", 24)
+    assert shown(settings.identity_files) == ["/option", "/config", "/alice_alice"]
+
+
+def test_the_users_file_goes_before_the_systems_and_neither_must_exist(tmp_path: Path) -> None:
+    environment = {"HOME": str(tmp_path)}
+    assert not read_settings("web", environment=environment).has_own_identities
+    folder = tmp_path / ".ssh"
+    folder.mkdir()
+    (folder / "config").write_text("User mine\nInclude more\n")
+    (folder / "more").write_text("Port 23\n")
+    settings = read_settings("web", environment=environment)
+    assert (settings.user, settings.port) == ("mine", 23)
+    settings = read_settings("web", environment=environment, config_file="none")
+    assert (settings.user == "mine", settings.port) == (False, 22)
+    (folder / "config").chmod(0o646)
+    with pytest.raises(ConfigurationError, match="may be written by others"):
+        read_settings("web", environment=environment)
+
+
+def test_our_example_is_read(tmp_path: Path) -> None:
+    settings = read(tmp_path, f"User me\nInclude {EXAMPLE}\n", "i-0123456789abcdef0")
+    assert (settings.target, settings.user, settings.strict_host_key_checking) == (
+        "i-0123456789abcdef0",
+        "me",
+        "accept-new",
+    )
+    assert settings.proxy_options == {}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("User\n", "line 1: 'User' is not a keyword with a value"),
+        ("\n?!\n", r"line 2: '\?!' is not a keyword"),
+        ('User "bob\n', "line 1: a quotation mark is not closed"),
+        ("Port 99999\n", "line 1: the port is '99999'"),
+        ("Port ssh\n", "line 1: the port is 'ssh'"),
+        ("IdentityFile %Q\n", "line 1: the token %Q"),
+        ("IdentityFile /k%\n", "line 1: the token %"),
+        ("IdentityFile ${NOT_SET}/k\n", "line 1: the variable NOT_SET is not set"),
+        ("StrictHostKeyChecking maybe\n", "line 1: StrictHostKeyChecking is 'maybe'"),
+        ("BatchMode maybe\n", "line 1: batchmode is 'maybe'"),
+        ("Match\n", "line 1: 'Match' is not a keyword"),
+        ("Match host\n", "line 1: Match host has no value"),
+        ("Match weather rain\n", "line 1: Match does not know 'weather'"),
+        ("Match all host web\n", "line 1: Match all goes with nothing else"),
+        ("User # nothing\n", "line 1: User has no value"),
+        ("User bob\0\n", "no ssh_config"),
+        ("HostName a\x01b\n", "line 1: 'a\\\\x01b' cannot be a hostname"),
+    ],
+)
+def test_what_is_wrong_and_where(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(ConfigurationError, match=message):
+        read(tmp_path, text)
+
+
+def test_files_that_cannot_be_read(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="does not exist"):
+        read_settings("web", config_file=tmp_path / "missing")
+    with pytest.raises(ConfigurationError, match="cannot be read"):
+        read_settings("web", config_file=tmp_path)
+    with pytest.raises(ConfigurationError, match="include each other"):
+        read(tmp_path, f"Include {tmp_path / 'config'}\n")
+
+
+def test_what_match_exec_prints_and_reads_is_not_ours(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert read(tmp_path, 'Match exec "echo noise; cat"\n Port 9\n').port == 9
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("host", ["", "-oProxyCommand=x", "a b", "a;b", "a$b", "a\nb", 'a"b'])
+def test_what_is_no_host(host: str) -> None:
+    with pytest.raises(UsageError, match="is not the name of a host"):
+        read_settings(host, config_file="none")
+
+
+@pytest.mark.parametrize("user", ["", "-x", "a\nb", 'a"b', "a;b"])
+def test_what_is_no_account(user: str) -> None:
+    with pytest.raises(UsageError, match="is not the name of an account"):
+        read_settings("web", user=user, config_file="none")
+
+
+# --- the ProxyCommand ----------------------------------------------------------------------------------------------
+
+
+def test_the_proxy_command_of_a_host_counts(tmp_path: Path) -> None:
+    text = (
+        "Host web\n HostName i-0a\n Port 23\n"
+        " ProxyCommand ssm-proxy proxy --profile prod --region eu-west-1 %h %p\n"
+    )
+    settings = read(tmp_path, text)
+    assert (settings.target, settings.port, settings.host_key_name) == ("i-0a", 23, "[i-0a]:23")
+    assert settings.proxy_options == {"--profile": "prod", "--region": "eu-west-1"}
+    other = read(tmp_path, text, "db")
+    assert (other.target, other.proxy_options) == ("db", {})
+
+
+def test_words_of_the_proxy_command_are_the_target_and_the_port(tmp_path: Path) -> None:
+    settings = read(tmp_path, "ProxyCommand ssm-proxy proxy i-0b 2022\n")
+    assert (settings.target, settings.port, settings.host_key_name) == ("i-0b", 2022, "web")
+    assert read(tmp_path, "Port 23\nProxyCommand ssm-proxy proxy %h\n").port == 22
+    with pytest.raises(ConfigurationError, match="line 1: the port of the ProxyCommand is 'x'"):
+        read(tmp_path, "ProxyCommand ssm-proxy proxy %h x\n")
+
+
+@pytest.mark.parametrize(
+    ("command", "options"),
+    [
+        ("ssm-proxy proxy h 22", {}),
+        ("/opt/bin/ssm-proxy proxy h 22", {}),
+        ("exec ssm-proxy proxy h 22", {}),
+        ("python3 -m ssm_proxy proxy --profile p h 22", {"--profile": "p"}),
+        ("/usr/bin/python3.12 -I -m ssm_proxy proxy --region r h 22", {"--region": "r"}),
+        ("/venv/bin/python /venv/bin/ssm-proxy proxy h 22", {}),
+        ("ssm-proxy proxy -vv --log-file /l --timing --reason 'for a copy' h 22", {"--reason": "for a copy"}),
+        ("ssm-proxy proxy h 22 --profile=p", {"--profile": "p"}),
+        ("ssm-proxy proxy --endpoint-url http://x --stream-endpoint-url ws://y --document-name D -- h 22", None),
+        ("AWS_PROFILE=p AWS_REGION=r ssm-proxy proxy h 22", {"--profile": "p", "--region": "r"}),
+        ("env AWS_PROFILE=p ssm-proxy proxy --profile q h 22", {"--profile": "q"}),
+    ],
+)
+def test_our_proxy_commands(command: str, options: dict[str, str] | None) -> None:
+    found = read_proxy_command(command)
+    assert found is not None
+    assert (found.host, found.port) == ("h", "22")
+    if options is None:
+        options = {"--endpoint-url": "http://x", "--stream-endpoint-url": "ws://y", "--document-name": "D"}
+    assert found.options == options
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "",
+        "none",
+        "nc %h %p",
+        "ssm-proxy",
+        "ssm-proxy shell h",
+        "ssm-proxy proxy",
+        "ssm-proxy proxy a b c",
+        "ssm-proxy proxy h --profile",
+        "sh -c 'aws ssm start-session --target h'",
+        "python -m other proxy h",
+        "python script.py proxy h",
+        "ssm-proxy proxy 'h",
+    ],
+)
+def test_other_proxy_commands(command: str) -> None:
+    assert read_proxy_command(command) is None
+
+
+def test_no_option_of_proxy_is_unknown_here() -> None:
+    commands = argparse.ArgumentParser().add_subparsers()
+    proxy.add_parser(commands)
+    (parser,) = commands.choices.values()
+    with_value = {
+        option for action in parser._actions if action.nargs is None for option in action.option_strings if option
+    }
+    assert with_value == {*OPTIONS, *OTHER_OPTIONS}
