@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -42,7 +43,13 @@ class Key:
 
     @classmethod
     def make(cls, path: Path) -> Key:
-        subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "test", "-f", path], check=True)
+        return cls.make_of_kind(path, "ed25519")
+
+    @classmethod
+    def make_of_kind(cls, path: Path, kind: str, *options: str, passphrase: str = "") -> Key:
+        """Make a key of a kind that ``ssh-keygen -t`` knows."""
+        command = ["ssh-keygen", "-q", "-t", kind, *options, "-N", passphrase, "-C", "test", "-f", path]
+        subprocess.run(command, check=True)
         return cls(private=path)
 
 
@@ -52,19 +59,21 @@ class Sshd:
     Args:
         folder: where its files go; must exist.
         authorized_keys: public keys that it lets in.
+        settings: lines for its configuration, in place of those that are usual here.
 
     Raises:
         FileNotFoundError: there is no sshd.
         RuntimeError: it does not start; the text is its log.
     """
 
-    def __init__(self, folder: Path, authorized_keys: Path) -> None:
+    def __init__(self, folder: Path, authorized_keys: Path, settings: Sequence[str] = ()) -> None:
         program = find_program("sshd")
         if program is None:
             raise FileNotFoundError("sshd was not found; install openssh-server")
         self._program = program
         self._folder = folder
         self._authorized_keys = authorized_keys
+        self._settings = settings
         self._log = folder / "sshd.log"
         self._process: subprocess.Popen[bytes] | None = None
         self.port = free_port()
@@ -74,7 +83,7 @@ class Sshd:
         if os.geteuid() == 0:
             Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)  # where sshd separates its privileges
         config = self._folder / "sshd_config"
-        lines = [
+        usual = [
             f"Port {self.port}",
             "ListenAddress 127.0.0.1",
             f"HostKey {self.host_key.private}",
@@ -89,6 +98,8 @@ class Sshd:
             "PrintMotd no",
             "AcceptEnv LANG LC_* GIT_PROTOCOL",
         ]
+        given = {line.split()[0] for line in self._settings} - {"HostKey"}
+        lines = [*self._settings, *(line for line in usual if line.split()[0] not in given)]
         config.write_text("\n".join(lines) + "\n")
         settings = subprocess.run([self._program, "-T", "-f", config], capture_output=True, text=True, check=True)
         if "persourcepenalties" in settings.stdout:  # new servers shun an address whose connections break

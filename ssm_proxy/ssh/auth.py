@@ -137,6 +137,12 @@ class Authenticator:
     def __repr__(self) -> str:
         return f"Authenticator({self._whom})"
 
+    def __enter__(self) -> Authenticator:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
     def authenticate(self, transport: Transport) -> list[str]:
         """Get one connection in.
 

@@ -61,8 +61,8 @@ def open_client(
         settings: of the host.
         authenticator: shared by the connections of one copy.
         host_keys: shared as well.
-        timeout: for the server's first line, for the exchange of keys, and for each answer to an authentication; what
-            a person takes to answer a question is not counted.
+        timeout: from the server's first line to the end of the exchange of keys, and for each answer to an
+            authentication; what a person takes to answer a question is not counted.
         why_ended: asked when the connection ends.
 
     Raises:
@@ -75,7 +75,7 @@ def open_client(
 
     def make_transport(sock: socket.socket, **options: Any) -> Transport:
         transport = _Transport(sock, **options)
-        transport.handshake_timeout = timeout
+        transport.handshake_timeout = 2 * timeout  # paramiko takes it for the server hanging up
         security = transport.get_security_options()
         security.ciphers = tuple(each for each in _CIPHERS if each in Transport._cipher_info)  # type: ignore[attr-defined]
         security.digests = _MACS
@@ -91,8 +91,8 @@ def open_client(
                 settings.target,
                 sock=sock,
                 username=settings.user,
-                timeout=timeout,
-                banner_timeout=timeout,
+                timeout=timeout,  # ends the opening as a whole
+                banner_timeout=2 * timeout,
                 auth_timeout=timeout,
                 channel_timeout=timeout,
                 transport_factory=make_transport,  # type: ignore[arg-type]

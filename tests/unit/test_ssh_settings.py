@@ -265,10 +265,7 @@ def test_what_is_no_account(user: str) -> None:
 
 
 def test_the_proxy_command_of_a_host_counts(tmp_path: Path) -> None:
-    text = (
-        "Host web\n HostName i-0a\n Port 23\n"
-        " ProxyCommand ssm-proxy proxy --profile prod --region eu-west-1 %h %p\n"
-    )
+    text = "Host web\n HostName i-0a\n Port 23\n ProxyCommand ssm-proxy proxy --profile prod --region eu-west-1 %h %p\n"
     settings = read(tmp_path, text)
     assert (settings.target, settings.port, settings.host_key_name) == ("i-0a", 23, "[i-0a]:23")
     assert settings.proxy_options == {"--profile": "prod", "--region": "eu-west-1"}
