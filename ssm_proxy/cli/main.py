@@ -16,6 +16,7 @@ EXIT_BUG = 1
 EXIT_INTERRUPTED = 130
 COMMANDS = {
     "proxy": "proxy",
+    "cp": "cp",
     "start-session": "start_session",
     "shell": "shell",
     "exec": "exec",

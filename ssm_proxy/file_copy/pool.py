@@ -10,7 +10,9 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from ssm_proxy.errors import (
+    PortError,
     SessionEnded,
+    SshConnectFailed,
     SsmProxyError,
     TargetNotConnected,
     Throttled,
@@ -77,7 +79,15 @@ class Pool:
         Raises:
             SsmProxyError: it cannot be opened.
         """
-        self._begin(self._open_client())
+        for attempt in range(1, FAILURES_IN_A_ROW + 1):
+            try:
+                client = self._open_client()
+                break
+            except SshConnectFailed as error:
+                if not error.is_busy or attempt == FAILURES_IN_A_ROW:
+                    raise
+                time.sleep(FIRST_PAUSE_S * 2**attempt * (0.5 + random.random() / 2))
+        self._begin(client)
 
     @property
     def working(self) -> int:
@@ -209,6 +219,6 @@ class Pool:
 
 def _is_temporary(error: SsmProxyError) -> bool:
     """Whether the same may succeed in a moment."""
-    return isinstance(error, TransportError | SessionEnded | Throttled | TargetNotConnected) or getattr(
-        error, "is_busy", False
+    return isinstance(
+        error, TransportError | SessionEnded | PortError | SshConnectFailed | Throttled | TargetNotConnected
     )

@@ -1,0 +1,292 @@
+"""Files to a managed node and back, over several sessions at once."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import groupby
+from typing import TYPE_CHECKING, NamedTuple
+
+from ssm_proxy.api.service import Service
+from ssm_proxy.errors import CopyError, UsageError
+from ssm_proxy.file_copy.engine import Engine
+from ssm_proxy.file_copy.locations import Location, parse_location
+from ssm_proxy.file_copy.names import shown
+from ssm_proxy.file_copy.values import (
+    SESSIONS_LIMIT,
+    CopyIncomplete,
+    CopyOptions,
+    CopyResult,
+    Progress,
+    ProgressCallback,
+)
+from ssm_proxy.secret import Secret
+from ssm_proxy.ssh.settings import SshSettings, read_settings
+
+if TYPE_CHECKING:
+    import boto3
+    import paramiko
+
+    from ssm_proxy.ssh.prompts import Prompter
+
+__all__ = ["CopyIncomplete", "CopyResult", "Progress", "copy"]
+
+_INPUT, _OUTPUT = 0, 1
+Path = str | os.PathLike[str]
+
+logger = logging.getLogger("ssm_proxy.copy")
+
+
+class Access(NamedTuple):
+    """How nodes are reached: what ``copy`` is told beside what to copy. Unset options come from ssh_config."""
+
+    session: boto3.Session | None = None
+    options: Mapping[str, str] = {}
+    """Of ``ssm-proxy proxy``: profile, region, reason and so on, by their names there."""
+    port: int | None = None
+    key_filename: Sequence[Path] = ()
+    password: Secret | None = None
+    config_file: Path | None = None
+    prompter: Prompter | None = None
+    timeout: float = 60.0
+
+
+def copy(
+    sources: Path | Sequence[Path],
+    destination: Path,
+    *,
+    recursive: bool = False,
+    preserve: bool = False,
+    resume: bool = False,
+    checksum: bool | None = None,
+    sessions: int | None = None,
+    progress: ProgressCallback | None = None,
+    session: boto3.Session | None = None,
+    profile: str | None = None,
+    region: str | None = None,
+    reason: str | None = None,
+    endpoint_url: str | None = None,
+    stream_endpoint_url: str | None = None,
+    document_name: str | None = None,
+    port: int | None = None,
+    key_filename: Path | Sequence[Path] = (),
+    password: str | None = None,
+    config_file: Path | None = None,
+    timeout: float = 60.0,
+) -> CopyResult:
+    """Copy files to a managed node, or from one, as ``ssm-proxy cp`` does.
+
+    Each file is written under another name and renamed when it is complete: under its own name there is the old file or
+    the new one, at any moment. Blocks; may be called from any thread, and from several at once. Nobody is asked
+    anything: a key with a passphrase needs an agent, or ``password``.
+
+    Args:
+        sources: paths here, or ``[USER@]TARGET:PATH`` with patterns (``*``, ``?``, ``[…]``) in the path. A path object
+            is always a path here.
+        destination: the same; a folder for several sources.
+        recursive: copy folders.
+        preserve: keep permissions and times.
+        resume: go on with what an interrupted copy left, after a check of what is there; leave out files that are there
+            and equal.
+        checksum: compare SHA-256 on both sides before a file gets its name; None: of files that were cut into ranges.
+        sessions: at most so many, 1 to 32; None: as many as are worth it, up to 8.
+        progress: called several times a second from the thread that called this, and for each file at its end. What it
+            raises ends the copy.
+        session: whose credentials, region and settings are used; else those of the environment.
+        profile: of the AWS configuration, where no session is given; else of the host's ProxyCommand in ssh_config.
+        region: see ``connect``, as for the four that follow.
+        reason: see there.
+        endpoint_url: see there.
+        stream_endpoint_url: see there.
+        document_name: see there.
+        port: of sshd on the node.
+        key_filename: private keys, tried first.
+        password: of the account, or of the keys.
+        config_file: instead of the user's and the system's ssh_config; ``none`` reads none.
+        timeout: seconds for each step of a connection.
+
+    Returns:
+        What was copied.
+
+    Raises:
+        CopyIncomplete: something was not copied; ``result`` has what was, and why the rest was not.
+        CopyError: nothing can be copied to this destination.
+        UsageError: sources and destination do not go together.
+        SsmProxyError: as ``ssh_client``.
+    """
+    given = {
+        "profile": profile,
+        "region": region,
+        "reason": reason,
+        "endpoint-url": endpoint_url,
+        "stream-endpoint-url": stream_endpoint_url,
+        "document-name": document_name,
+    }
+    access = Access(
+        session=session,
+        options={name: value for name, value in given.items() if value is not None},
+        port=port,
+        key_filename=[key_filename] if isinstance(key_filename, str | os.PathLike) else list(key_filename),
+        password=None if password is None else Secret(password),
+        config_file=config_file,
+        timeout=timeout,
+    )
+    options = CopyOptions(recursive=recursive, preserve=preserve, resume=resume, checksum=checksum, sessions=sessions)
+    several = [sources] if isinstance(sources, str | os.PathLike) else list(sources)
+    return copy_with(several, destination, options, access, progress)
+
+
+def copy_with(
+    sources: Sequence[Path],
+    destination: Path,
+    options: CopyOptions,
+    access: Access,
+    progress: ProgressCallback | None,
+) -> CopyResult:
+    """Copy; arguments and errors as for ``copy``."""
+    froms = [parse_location(source) for source in sources]
+    to = parse_location(destination)
+    _check(froms, to, options)
+    if to.host is not None:
+        with _engine(to, options, access, progress) as engine:
+            if froms[0].is_stream:
+                return engine.upload_stream(_INPUT, to.path)
+            return engine.upload([each.path for each in froms], to.path)
+    if to.is_stream:
+        with _engine(froms[0], options, access, progress) as engine:
+            return engine.download_stream(froms[0].path, _OUTPUT)
+    results: list[CopyResult] = []
+    failure: CopyIncomplete | None = None
+    for _, group in groupby(froms, key=lambda each: (each.host, each.user)):
+        same = list(group)
+        with _engine(same[0], options, access, progress) as engine:
+            try:
+                results.append(engine.download([each.path for each in same], to.path))
+            except CopyIncomplete as error:
+                failure = failure or error
+                results.append(error.result)
+    if failure is not None:
+        failure.result = _together(results)
+        raise failure
+    return _together(results)
+
+
+def _check(froms: Sequence[Location], to: Location, options: CopyOptions) -> None:
+    """Check that sources and destination go together.
+
+    Raises:
+        UsageError, CopyError: they do not.
+    """
+    if not froms:
+        raise UsageError("there is nothing to copy")
+    if options.sessions is not None and not 1 <= options.sessions <= SESSIONS_LIMIT:
+        raise UsageError(f"{options.sessions} sessions cannot be used", hint=f"use 1 to {SESSIONS_LIMIT}")
+    are_here = {each.host is None for each in froms}
+    if to.host is not None and False in are_here:
+        raise UsageError(
+            "sources and destination are both on nodes",
+            hint="copy to here first; or log in to one of them and copy from there",
+        )
+    if to.host is None and True in are_here:
+        raise UsageError(
+            "sources and destination are both here",
+            hint="name the node, as in: ssm-proxy cp FILE ec2-user@i-0123456789abcdef0:",
+        )
+    if any(each.is_stream for each in froms) and len(froms) > 1:
+        raise UsageError("standard input (-) can only be copied by itself")
+    if to.is_stream and len(froms) > 1:
+        raise UsageError("only one file can be copied to standard output (-)")
+    if options.resume and (to.is_stream or froms[0].is_stream):
+        raise UsageError("standard input and output cannot be resumed", hint="leave out --resume")
+    if to.host is None and len(froms) > 1 and not os.path.isdir(to.path):
+        raise CopyError(f"{shown(to.path)} is no folder here", hint="several sources need one as their destination")
+
+
+@contextlib.contextmanager
+def _engine(
+    location: Location, options: CopyOptions, access: Access, progress: ProgressCallback | None
+) -> Iterator[Engine]:
+    """Give an engine that copies to or from a node."""
+    with _Opener(location, access) as opener:
+        yield Engine(opener.open_client, options, progress)
+
+
+class _Opener:
+    """Opens any number of connections to one node, with one set of credentials for each side."""
+
+    def __init__(self, location: Location, access: Access) -> None:
+        assert location.host is not None
+        from ssm_proxy.ssh.auth import Authenticator
+        from ssm_proxy.ssh.host_keys import HostKeyCheck
+        from ssm_proxy.ssh.prompts import NobodyToAsk
+
+        prompter = access.prompter or NobodyToAsk()
+        self._settings = read_settings(
+            location.host,
+            user=location.user,
+            port=access.port,
+            identity_files=access.key_filename,
+            config_file=access.config_file,
+        )
+        self._service, self._session_options = service_for(self._settings, access)
+        self._authenticator = Authenticator(self._settings, prompter=prompter, password=access.password)
+        self._host_keys = HostKeyCheck(self._settings, prompter, logger.warning)
+        self._timeout = access.timeout
+
+    def __enter__(self) -> _Opener:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._authenticator.close()
+
+    def open_client(self) -> paramiko.SSHClient:
+        """Connect and log in. Safe to use from several threads, once the first one has been let in."""
+        from ssm_proxy.ssh.client import open_client
+
+        connection = self._service.dial(
+            self._settings.target, self._settings.port, timeout=self._timeout, **self._session_options
+        )
+        return open_client(
+            connection,
+            self._settings,
+            self._authenticator,
+            self._host_keys,
+            timeout=self._timeout,
+            why_ended=lambda: connection.error,
+        )
+
+
+def service_for(settings: SshSettings, access: Access) -> tuple[Service, dict[str, str]]:
+    """Give the service that a host is reached by, and the options of sessions there.
+
+    What the caller says comes first, then what the host's ProxyCommand in ssh_config says.
+    """
+    options = {name.removeprefix("--"): value for name, value in settings.proxy_options.items()}
+    if access.session is not None:
+        options.pop("profile", None)  # that is what a session is for
+    options.update(access.options)
+    service = Service(
+        session=access.session,
+        profile=options.get("profile"),
+        region=options.get("region"),
+        endpoint_url=options.get("endpoint-url"),
+        stream_endpoint_url=options.get("stream-endpoint-url"),
+    )
+    names = {"reason": "reason", "document-name": "document_name"}
+    return service, {names[name]: value for name, value in options.items() if name in names}
+
+
+def _together(results: Sequence[CopyResult]) -> CopyResult:
+    if len(results) == 1:
+        return results[0]
+    return CopyResult(
+        copied_bytes=sum(each.copied_bytes for each in results),
+        total_bytes=sum(each.total_bytes for each in results),
+        files=sum(each.files for each in results),
+        unchanged=sum(each.unchanged for each in results),
+        failures=[failure for each in results for failure in each.failures],
+        seconds=sum(each.seconds for each in results),
+        sessions=max(each.sessions for each in results),
+    )

@@ -1,0 +1,177 @@
+"""``ssm-proxy cp SRC… DST``: files to a managed node and back, over several sessions at once."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import signal
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from ssm_proxy.cli.session_command import (
+    ENDING_SIGNALS,
+    EXIT_SIGNAL_BASE,
+    add_aws_options,
+    add_log_options,
+    surroundings,
+)
+from ssm_proxy.errors import SsmProxyError, UsageError
+
+if TYPE_CHECKING:
+    from types import FrameType
+
+    from ssm_proxy.api.copying import Access
+    from ssm_proxy.file_copy.values import CopyOptions
+
+_DESCRIPTION = """\
+examples:
+  ssm-proxy cp big.tar ec2-user@i-0123456789abcdef0:
+  ssm-proxy cp -r ec2-user@i-0123456789abcdef0:/var/log/app .
+  ssm-proxy cp 'ec2-user@i-0123456789abcdef0:*.csv' data/
+  ssm-proxy cp --resume big.tar ec2-user@i-0123456789abcdef0:
+  pg_dump mydb | ssm-proxy cp - ec2-user@i-0123456789abcdef0:mydb.sql
+
+Copy files to a managed node, or from one, by SFTP through Session Manager. The agent lets one session
+carry 1 MB/s towards here at most; several sessions at once do not share that limit, so large files
+are cut into ranges and small ones are spread over up to 8 sessions.
+
+SRC and DST are written as for scp: [USER@]TARGET:PATH for a file on a node, relative to the home
+folder there; - is standard input or output. Patterns (*, ?, [...]) in a path on the node are for the
+node: quote them. User, keys, known hosts and so on come from ~/.ssh/config, and so do profile and
+region, if the host's ProxyCommand there is ssm-proxy proxy.
+"""
+_EPILOG = """\
+Each file is written under another name in the same folder and renamed when it is complete: under its
+own name there is the old file or the new one at any moment. What an interrupted copy leaves of a
+large file is named .….ssm-part; --resume compares it with the source, block by block, and copies what
+is missing. Symbolic links are followed; what is neither file nor folder is left out, and said.
+
+A new host key is accepted and remembered, a changed one never, unless ssh_config says otherwise.
+
+Exit status: 0, or 11 if something was not copied; the others are those of ssm-proxy.
+"""
+
+
+class _Stopped(BaseException):
+    """A signal ends the copy."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
+
+
+def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the command to the parser."""
+    parser = commands.add_parser(
+        "cp",
+        help="copy files to a managed node or from one, over several sessions at once",
+        usage="%(prog)s [options] SRC... DST",
+        description=_DESCRIPTION,
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("sources", metavar="SRC", nargs="+", help="what to copy")
+    parser.add_argument("destination", metavar="DST", help="where to; a folder for several sources")
+    parser.add_argument("-r", dest="recursive", action="store_true", help="copy folders")
+    parser.add_argument("-p", dest="preserve", action="store_true", help="keep permissions and times")
+    parser.add_argument("-i", dest="keys", action="append", default=[], metavar="KEY", help="private key; repeatable")
+    parser.add_argument("-P", dest="port", type=int, metavar="PORT", help="port of sshd on the node (default: 22)")
+    parser.add_argument("-F", dest="config", metavar="FILE", help="ssh_config to read instead of the usual; none: none")
+    parser.add_argument(
+        "--sessions", type=int, metavar="N", help="use at most N sessions (default: by size, up to 8; 1 is one session)"
+    )
+    parser.add_argument("--resume", action="store_true", help="go on with what an interrupted copy left")
+    parser.add_argument(
+        "--checksum",
+        action=argparse.BooleanOptionalAction,
+        help="compare SHA-256 before a file gets its name (default: of files that several sessions copied)",
+    )
+    parser.add_argument("-q", dest="quiet", action="store_true", help="no progress bar: a line for each file")
+    parser.add_argument(
+        "--json", action="store_true", help="a line of JSON on standard output for each file, and one more"
+    )
+    add_aws_options(parser)
+    parser.add_argument("--reason", metavar="TEXT", help="shown in the sessions' history")
+    add_log_options(parser)
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Copy."""
+    if arguments.json and arguments.destination == "-":
+        raise UsageError("--json and a copy to standard output exclude each other")
+    with surroundings(arguments) as around, _stopping_at(ENDING_SIGNALS):
+        from ssm_proxy.api.copying import copy_with
+        from ssm_proxy.cli.copy_display import make_display
+
+        options, access = _options(arguments), _access(arguments)
+        try:
+            with make_display(around.stderr, as_json=arguments.json, is_quiet=arguments.quiet) as display:
+                try:
+                    result = copy_with(arguments.sources, arguments.destination, options, access, display.show)
+                except SsmProxyError as error:
+                    display.failed(error)
+                    raise
+                display.done(result)
+        except _Stopped as stopped:
+            return EXIT_SIGNAL_BASE + stopped.number
+    return 0
+
+
+def _options(arguments: argparse.Namespace) -> CopyOptions:
+    from ssm_proxy.file_copy.values import CopyOptions
+
+    return CopyOptions(
+        recursive=arguments.recursive,
+        preserve=arguments.preserve,
+        resume=arguments.resume,
+        checksum=arguments.checksum,
+        sessions=arguments.sessions,
+    )
+
+
+def _access(arguments: argparse.Namespace) -> Access:
+    from ssm_proxy.api.copying import Access
+    from ssm_proxy.ssh.prompts import TerminalPrompter
+
+    given = {
+        "profile": arguments.profile,
+        "region": arguments.region,
+        "reason": arguments.reason,
+        "endpoint-url": arguments.endpoint_url,
+        "stream-endpoint-url": arguments.stream_endpoint_url,
+    }
+    if arguments.port is not None and not 0 < arguments.port < 65536:
+        raise UsageError(f"{arguments.port} is not a port", hint="use a number from 1 to 65535")
+    return Access(
+        options={name: value for name, value in given.items() if value is not None},
+        port=arguments.port,
+        key_filename=arguments.keys,
+        config_file=arguments.config,
+        prompter=TerminalPrompter(),
+    )
+
+
+@contextlib.contextmanager
+def _stopping_at(names: tuple[str, ...]) -> Iterator[None]:
+    """End the block by an exception when one of these signals comes; those that follow are left alone.
+
+    What is on its way is put in order then, which takes some seconds at most.
+    """
+    numbers = [getattr(signal, name) for name in names if hasattr(signal, name)]
+    # One that is ignored from the start stays so: nohup means it.
+    numbers = [number for number in numbers if signal.getsignal(number) is not signal.SIG_IGN]
+
+    def handle(number: int, _frame: FrameType | None) -> None:
+        for each in numbers:
+            signal.signal(each, signal.SIG_IGN)
+        raise _Stopped(number)
+
+    before = {number: signal.signal(number, handle) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                signal.signal(number, handler)

@@ -1,0 +1,214 @@
+"""How a copy looks: a bar on a terminal, a line for each file elsewhere, or JSON for programs."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import sys
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, Protocol
+
+from ssm_proxy.cli import messages
+from ssm_proxy.file_copy.values import CopyResult, FileOutcome, FileState, Progress
+
+if TYPE_CHECKING:
+    from ssm_proxy.errors import SsmProxyError
+
+LONGEST_NAME = 24
+_UNITS = ("kB", "MB", "GB", "TB")
+
+
+class Display(Protocol):
+    """What the copy tells, shown."""
+
+    def show(self, progress: Progress) -> None: ...
+
+    def done(self, result: CopyResult) -> None: ...
+
+    def failed(self, error: SsmProxyError) -> None: ...
+
+
+@contextlib.contextmanager
+def make_display(stderr: messages.StderrWriter, *, as_json: bool, is_quiet: bool) -> Iterator[Display]:
+    """Give the display that fits: where standard error is a terminal, a bar."""
+    if as_json:
+        yield JsonDisplay()
+        return
+    if is_quiet or not sys.stderr.isatty():
+        yield LineDisplay(stderr)
+        return
+    bar = BarDisplay()
+    try:
+        yield bar
+    finally:
+        bar.close()
+
+
+class JsonDisplay:
+    """A line of JSON on standard output for each file and notice, and one at the end."""
+
+    def show(self, progress: Progress) -> None:
+        if progress.outcome is not None:
+            self._write(_file_values(progress.outcome))
+        if progress.notice is not None:
+            self._write({"type": "notice", "text": progress.notice})
+
+    def done(self, result: CopyResult) -> None:
+        self._write(_result_values(result))
+
+    def failed(self, error: SsmProxyError) -> None:
+        result = getattr(error, "result", None)
+        if isinstance(result, CopyResult):
+            self._write(_result_values(result))
+        self._write({"type": "error", "message": error.message, "cause": error.cause, "hint": error.hint})
+
+    @staticmethod
+    def _write(values: dict[str, Any]) -> None:
+        with contextlib.suppress(OSError):  # who started us does not read it any more
+            os.write(1, f"{json.dumps(values)}\n".encode())
+
+
+class LineDisplay:
+    """A plain line on standard error for each file, and one at the end."""
+
+    def __init__(self, stderr: messages.StderrWriter) -> None:
+        self._stderr = stderr
+
+    def show(self, progress: Progress) -> None:
+        if progress.outcome is not None:
+            self._stderr.write(file_line(progress.outcome))
+        if progress.notice is not None:
+            self._stderr.write(f"ssm-proxy: {messages.printable(progress.notice)}")
+
+    def done(self, result: CopyResult) -> None:
+        self._stderr.write(summary(result))
+
+    def failed(self, error: SsmProxyError) -> None:
+        result = getattr(error, "result", None)
+        if isinstance(result, CopyResult):
+            self._stderr.write(summary(result))
+
+
+class BarDisplay:
+    """One line that changes: how much, how fast, how long, over how many sessions. Failures and notices go above it."""
+
+    def __init__(self) -> None:
+        from tqdm import tqdm
+
+        self._bar: tqdm[Any] = tqdm(
+            total=None,
+            unit="B",
+            unit_scale=True,
+            unit_divisor=1000,
+            dynamic_ncols=True,
+            file=sys.stderr,
+            leave=False,
+            miniters=1,
+            mininterval=0.1,
+            desc="connecting",
+            smoothing=0.1,
+        )
+
+    def show(self, progress: Progress) -> None:
+        bar = self._bar
+        if progress.outcome is not None and progress.outcome.state is FileState.FAILED:
+            self._above(file_line(progress.outcome))
+        if progress.notice is not None:
+            self._above(f"ssm-proxy: {messages.printable(progress.notice)}")
+        if not progress.total_files:
+            return
+        bar.total = max(progress.total_bytes, progress.done_bytes)
+        if progress.total_files > 1 or progress.is_counting:
+            files = f"{progress.done_files}/{progress.total_files}{'+' if progress.is_counting else ''} files"
+        else:
+            files = _short(progress.current)
+        bar.set_description_str(files, refresh=False)
+        bar.set_postfix_str(_sessions(progress.sessions), refresh=False)
+        bar.n = progress.done_bytes
+        bar.update(0)
+
+    def done(self, result: CopyResult) -> None:
+        self._above(summary(result))
+
+    def failed(self, error: SsmProxyError) -> None:
+        result = getattr(error, "result", None)
+        if isinstance(result, CopyResult):
+            self._above(summary(result))
+
+    def close(self) -> None:
+        self._bar.close()
+
+    def _above(self, line: str) -> None:
+        self._bar.write(line, file=sys.stderr)
+
+
+def file_line(outcome: FileOutcome) -> str:
+    """Say in a line what has become of a file."""
+    names = f"{messages.printable(outcome.source)} -> {messages.printable(outcome.target)}"
+    if outcome.state is FileState.FAILED:
+        return f"ssm-proxy: {messages.printable(outcome.source)}: {messages.printable(outcome.error or 'failed')}"
+    if outcome.state is FileState.UNCHANGED:
+        return f"{names}  {size_text(outcome.size)}, there already"
+    return f"{names}  {size_text(outcome.size)}{', verified' if outcome.verified else ''}"
+
+
+def summary(result: CopyResult) -> str:
+    """Say in a line what the copy came to."""
+    parts = [f"copied {_files(result.files)}, {size_text(result.copied_bytes)}"]
+    parts.append(f"in {result.seconds:.1f} s ({result.megabytes_per_second:.2f} MB/s, {_sessions(result.sessions)})")
+    text = " ".join(parts)
+    if result.unchanged:
+        text += f"; {_files(result.unchanged)} there already"
+    if result.failures:
+        text += f"; {_files(len(result.failures))} not copied"
+    return text
+
+
+def size_text(size: int) -> str:
+    """Give a size with three digits or so."""
+    if size < 1000:
+        return f"{size} B"
+    value, unit = size / 1000, 0
+    while value >= 999.95 and unit < len(_UNITS) - 1:
+        value, unit = value / 1000, unit + 1
+    return f"{value:.1f} {_UNITS[unit]}"
+
+
+def _files(count: int) -> str:
+    return f"{count} file{'' if count == 1 else 's'}"
+
+
+def _sessions(count: int) -> str:
+    return f"{count} session{'' if count == 1 else 's'}"
+
+
+def _short(name: str) -> str:
+    name = messages.printable(name)
+    return name if len(name) <= LONGEST_NAME else "…" + name[1 - LONGEST_NAME :]
+
+
+def _file_values(outcome: FileOutcome) -> dict[str, Any]:
+    return {
+        "type": "file",
+        "source": outcome.source,
+        "target": outcome.target,
+        "state": outcome.state.value,
+        "bytes": outcome.size,
+        "verified": outcome.verified,
+        "error": outcome.error,
+    }
+
+
+def _result_values(result: CopyResult) -> dict[str, Any]:
+    return {
+        "type": "summary",
+        "files": result.files,
+        "unchanged": result.unchanged,
+        "failed": len(result.failures),
+        "bytes": result.copied_bytes,
+        "total_bytes": result.total_bytes,
+        "seconds": round(result.seconds, 3),
+        "mb_per_s": round(result.megabytes_per_second, 3),
+        "sessions": result.sessions,
+    }
