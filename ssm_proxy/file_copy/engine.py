@@ -135,8 +135,9 @@ class Engine:
                 self._end.finish(self._left_out)
         except SsmProxyError as error:
             self._stop(planner)
-            if error.hint is None and self._context.parts:
-                error.hint = _resume_hint(self._context.parts)
+            if self._context.parts:
+                resume = _resume_hint(self._context.parts)
+                error.hint = resume if error.hint is None else f"{error.hint}; {resume}"
             raise
         except BaseException:
             self._stop(planner)

@@ -67,6 +67,8 @@ class Link:
         self._rate = 0.0
         self._done_bytes = 0
         self._rated_at = time.monotonic()
+        self.has_delivered = False
+        """Whether it has brought any work to its end."""
         self.heard_at = time.monotonic()
         """When the node last said something, or there was nothing to hear."""
         self._thread = threading.Thread(target=self._run, name="ssm-proxy copy", daemon=True)
@@ -268,6 +270,7 @@ class Link:
         self._done_bytes += work.weight
         self._under_way.discard(work)
         if error is None:
+            self.has_delivered = True
             if work.kind in (Kind.PREPARE, Kind.RANGE):
                 self._board.done(self, work)
             else:

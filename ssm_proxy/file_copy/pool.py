@@ -69,7 +69,6 @@ class Pool:
         self._error: SsmProxyError | None = None
         self._next_at = 0.0
         self._has_told_fewer = False
-        self._moved_at_failure = -1
         self.most_at_once = 0
         """The most links that worked at once."""
 
@@ -83,8 +82,8 @@ class Pool:
             try:
                 client = self._open_client()
                 break
-            except SshConnectFailed as error:
-                if not error.is_busy or attempt == FAILURES_IN_A_ROW:
+            except (SshConnectFailed, Throttled) as error:
+                if attempt == FAILURES_IN_A_ROW or not getattr(error, "is_busy", True):
                     raise
                 time.sleep(FIRST_PAUSE_S * 2**attempt * (0.5 + random.random() / 2))
         self._begin(client)
@@ -196,14 +195,12 @@ class Pool:
             self._links.remove(link)
             if error is not None:
                 logger.info("a session of the copy ended: %s (%s)", error.message, error.cause)
-                # Links that come and go while bytes arrive are a bad network; those that bring nothing are no use.
-                if self._context.moved_bytes == self._moved_at_failure:
-                    self._failed(error)
-                else:
-                    self._moved_at_failure = self._context.moved_bytes
+                if link.has_delivered:  # a bad network, or a node that was restarted
                     self._failures = 0
                     self._error = error
                     self._next_at = time.monotonic() + FIRST_PAUSE_S * random.random()
+                else:
+                    self._failed(error)
         self._board.wake()
 
     def _failed(self, error: SsmProxyError) -> None:
