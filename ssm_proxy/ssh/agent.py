@@ -1,20 +1,19 @@
 """Keys in an ssh-agent, at whatever address.
 
 paramiko's own ``Agent`` takes the address from SSH_AUTH_SOCK only, which belongs to the whole process; its keys may not
-be used by two connections at once, and one that the agent refuses ends the connection. So the connection to the agent
-is made here, and paramiko's ``AgentSSH``, the class that is there to be given one, speaks on it.
+be used by two connections at once. So the connection to the agent is made here, and paramiko's ``AgentSSH``, the class
+that is there to be given one, speaks on it.
 """
 
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
 import socket
 import threading
 from typing import TYPE_CHECKING, Any, Final
 
-from paramiko import AgentKey, SSHException
+from paramiko import AgentKey, AuthenticationException, SSHException
 from paramiko.agent import AgentSSH
 
 if TYPE_CHECKING:
@@ -23,8 +22,6 @@ if TYPE_CHECKING:
 _LIST_TIMEOUT: Final = 10.0
 _SIGN_TIMEOUT: Final = 100.0
 """The agent may ask a person, or wait for a touch; sshd waits for 120 seconds."""
-
-logger = logging.getLogger("ssm_proxy.ssh")
 
 
 class AgentConnection(AgentSSH):
@@ -67,15 +64,13 @@ class AgentConnection(AgentSSH):
 
 
 class SigningKey(AgentKey):
-    """A key in an agent; a signature that the agent does not give fails this key only."""
+    """A key in an agent; that the agent does not sign counts as a refusal of this key only."""
 
     def __init__(self, key: AgentKey, connection: AgentConnection) -> None:
         super().__init__(connection, key.blob, key.comment)
 
-    def sign_ssh_data(self, data: bytes, algorithm: str | None = None) -> Message | bytes:  # type: ignore[override]
+    def sign_ssh_data(self, data: bytes, algorithm: str | None = None) -> Message:  # type: ignore[override]
         try:
             return super().sign_ssh_data(data, algorithm)
         except (SSHException, OSError) as error:
-            # In the thread of the connection, which would end with it. The server refuses an empty signature.
-            logger.info("the agent does not sign with %s: %s", self.comment or self.name, error)
-            return b""
+            raise AuthenticationException("the agent does not sign") from error

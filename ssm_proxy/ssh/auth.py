@@ -1,7 +1,7 @@
 """Proves to the server who the user is, and remembers by what: further connections of one copy use that at once.
 
 paramiko calls ``authenticate`` where it takes an ``AuthStrategy``. Its own strategy class is not used: it goes on after
-a connection has died, knows nothing of methods that have to be combined, and its Transport waits without a deadline.
+a connection has died, and knows nothing of methods that have to be combined.
 """
 
 from __future__ import annotations
@@ -75,9 +75,10 @@ class _AnswersProof:
     method = "keyboard-interactive"
     label = "answers to the server's questions"
 
-    def __init__(self, prompter: Prompter, whom: str) -> None:
+    def __init__(self, prompter: Prompter, whom: str, password: Secret | None = None) -> None:
         self._prompter = prompter
         self._whom = whom
+        self._password = password
         self._answers: dict[str, Secret] = {}
         self.is_given_up = False
 
@@ -90,6 +91,8 @@ class _AnswersProof:
         answers = []
         for question, is_shown in questions:
             answer = self._answers.get(question)
+            if answer is None and not is_shown and len(questions) == 1:
+                answer = self._password  # a program gave it: the only hidden question is for the password
             if answer is None:
                 text = f"{heading}({self._whom}) {question}"
                 line = self._prompter.ask(text) if is_shown else None
@@ -265,9 +268,9 @@ class _Attempt:
                 if not password:
                     return
                 yield _PasswordProof(password)
-        elif self._prompter.can_ask():
-            for _ in range(self._settings.password_prompts):
-                answers = _AnswersProof(self._prompter, self._owner._whom)
+        elif self._owner._password is not None or self._prompter.can_ask():
+            for _ in range(self._settings.password_prompts if self._owner._password is None else 1):
+                answers = _AnswersProof(self._prompter, self._owner._whom, self._owner._password)
                 yield answers
                 if answers.is_given_up:
                     return

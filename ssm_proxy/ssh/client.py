@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, Final
 
 import paramiko
-from paramiko import MissingHostKeyPolicy, SSHClient, SSHException, Transport
+from paramiko import MissingHostKeyPolicy, SSHClient, SSHException
 from paramiko.ssh_exception import IncompatiblePeer
 
 from ssm_proxy.errors import SshConnectFailed, SsmProxyError
@@ -20,6 +20,7 @@ from ssm_proxy.ssh.auth import Authenticator
 from ssm_proxy.ssh.host_keys import HostKeyCheck
 from ssm_proxy.ssh.prompts import printable
 from ssm_proxy.ssh.settings import SshSettings
+from ssm_proxy.ssh.transport import SshTransport
 
 DEFAULT_TIMEOUT: Final = 60.0
 # Measured with paramiko 5.1 and sshd 9.2 over loopback, processor time of this side for a MiB: AES-GCM 1.5 ms down and
@@ -76,10 +77,10 @@ def open_client(
         AuthenticationFailed: the server lets nobody in.
         SsmProxyError: by which the session ended.
     """
-    transports: list[_Transport] = []
+    transports: list[SshTransport] = []
 
-    def make_transport(sock: socket.socket, **options: Any) -> Transport:
-        transport = _Transport(sock, **options)
+    def make_transport(sock: socket.socket, **options: Any) -> SshTransport:
+        transport = SshTransport(sock, **options)
         transport.handshake_timeout = 2 * timeout  # paramiko takes it for the server hanging up
         security = transport.get_security_options()
         security.ciphers = tuple(each for each in _CIPHERS if each in security.ciphers)
@@ -144,29 +145,9 @@ class _Policy(MissingHostKeyPolicy):
         self._host_keys.check(key)
 
 
-class _Transport(Transport):
-    """paramiko's, and what it does not keep: how far the opening came, and the server's last words."""
-
-    goodbye = ""
-
-    def _parse_disconnect(self, message: paramiko.Message) -> None:
-        with contextlib.suppress(Exception):
-            message.get_int()
-            self.goodbye = message.get_text()
-
-    def abandon(self) -> None:
-        """End at once; without this a timer of paramiko would hold the process for the time of the handshake."""
-        self.packetizer.complete_handshake()
-        self.close()
-
-    @property
-    def is_greeted(self) -> bool:
-        return bool(self.remote_version)
-
-
 @contextlib.contextmanager
 def _mapped(
-    transports: list[_Transport], settings: SshSettings, timeout: float, why_ended: WhyEnded | None
+    transports: list[SshTransport], settings: SshSettings, timeout: float, why_ended: WhyEnded | None
 ) -> Iterator[None]:
     try:
         yield
@@ -194,7 +175,7 @@ def _own_error(error: BaseException, why_ended: WhyEnded | None) -> SsmProxyErro
 
 
 def _translated(
-    error: Exception, transport: _Transport | None, settings: SshSettings, timeout: float
+    error: Exception, transport: SshTransport | None, settings: SshSettings, timeout: float
 ) -> SshConnectFailed:
     where = f"port {settings.port} of {settings.target}"
     is_late = _is_timeout(error) or (transport is not None and transport.is_active())
@@ -230,7 +211,7 @@ def _translated(
     return SshConnectFailed(f"the SSH connection to {where} broke", cause=_goodbye(transport) or _reason(error))
 
 
-def _goodbye(transport: _Transport) -> str:
+def _goodbye(transport: SshTransport) -> str:
     return f"the server said: {printable(transport.goodbye)}" if transport.goodbye else ""
 
 

@@ -3,6 +3,7 @@
 As ssh, and safer in two places. A key that is not the known one ends the connection also with
 ``StrictHostKeyChecking no``, where ssh would go on without passwords. And a host of which only keys of other types are
 known counts as changed: those types are asked for first, so a server that has none of the known keys is another server.
+A certificate authority for hosts is not looked at: as with ssh a host without a certificate, its key has to be known.
 
 Source: sshd(8), SSH_KNOWN_HOSTS FILE FORMAT; openssh-portable sshconnect.c (``check_host_key``), hostfile.c.
 """
@@ -70,7 +71,7 @@ class HostKeyCheck:
             preferred: all that may be used, the best first.
         """
         known: set[str] = set()
-        for each in self._known():
+        for each in self._lines_about(self._settings.host_key_name):
             if not each.marker:
                 known |= set(_RSA_ALGORITHMS) if each.key_type == "ssh-rsa" else {each.key_type}
         return tuple(sorted(preferred, key=lambda algorithm: algorithm not in known))  # sorting keeps the order
@@ -92,7 +93,7 @@ class HostKeyCheck:
         settings = self._settings
         blob = key.asbytes()
         shown = f"{key.get_name()} {fingerprint(blob)}"
-        known = list(self._known())
+        known = list(self._lines_about(settings.host_key_name))
         for each in known:
             if each.marker == _REVOKED and each.blob == blob:
                 raise HostKeyChanged(
@@ -114,19 +115,21 @@ class HostKeyCheck:
             )
         if self._is_known_without_port(blob):
             return
-        self._accept_new(shown, key)
+        self._accept_new(shown, key, has_authority=bool(known))
 
-    def _accept_new(self, shown: str, key: PKey) -> None:
+    def _accept_new(self, shown: str, key: PKey, *, has_authority: bool) -> None:
         settings = self._settings
         name = settings.host_key_name
         strictness = settings.strict_host_key_checking
         if strictness == "ask" and not self._is_confirmed(shown):
             strictness = "yes"
         if strictness == "yes":
-            files = ", ".join(map(str, settings.user_known_hosts_files)) or "no file"
+            files = settings.user_known_hosts_files[0] if settings.user_known_hosts_files else "a file"
+            certified = "; certificates of hosts (@cert-authority) are not looked at" if has_authority else ""
             raise HostKeyUnknown(
                 f"the host key of {name} is not known: {shown}",
-                cause=f"StrictHostKeyChecking is {settings.strict_host_key_checking}, and {files} does not have it",
+                cause=f"StrictHostKeyChecking is {settings.strict_host_key_checking}, and the key is not in {files}"
+                f"{certified}",
                 hint="compare the fingerprint with the node's own (ssh-keygen -lf /etc/ssh/ssh_host_*_key.pub there), "
                 "then add the key, or set StrictHostKeyChecking accept-new",
             )
@@ -162,9 +165,6 @@ class HostKeyCheck:
         if self._settings.hash_known_hosts:
             name = HostKeys.hash_host(name)
         return f"{name} {key.get_name()} {key.get_base64()}"
-
-    def _known(self) -> Iterator[KnownKey]:
-        yield from self._lines_about(self._settings.host_key_name)
 
     def _is_known_without_port(self, blob: bytes) -> bool:
         name = self._settings.plain_host_key_name

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import getpass
 import os
@@ -11,10 +12,11 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import asyncssh
 import paramiko
 import pytest
 from nodes import Key, Sshd, tool, wait_until
@@ -371,6 +373,110 @@ def test_standard_input_is_not_touched(place: Place, keys: dict[str, Key]) -> No
     )
     assert (done.returncode, done.stderr) == (0, b"")
     assert re.fullmatch(rb"notice: .*\nlogin 0: 42\nlogin 1: 42\ndata", done.stdout)
+
+
+class AskingServer(asyncssh.SSHServer):
+    """Lets in by a password, or by two answers; the real sshd would need an account with a password, and PAM."""
+
+    def __init__(self, method: str, connections: list[asyncssh.SSHServerConnection]) -> None:
+        self._method = method
+        self._connections = connections
+
+    def connection_made(self, connection: asyncssh.SSHServerConnection) -> None:
+        self._connections.append(connection)
+
+    def begin_auth(self, username: str) -> bool:
+        return True
+
+    def password_auth_supported(self) -> bool:
+        return self._method == "password"
+
+    def validate_password(self, username: str, password: str) -> bool:
+        return password == PASSPHRASE
+
+    def kbdint_auth_supported(self) -> bool:
+        return self._method != "password"
+
+    def get_kbdint_challenge(self, username: str, lang: str, submethods: str) -> object:
+        if self._method == "one":
+            return "", "", "en", [("Password: ", False)]
+        return "Door", "Two questions.", "en", [("Password: ", False), ("Colour\x1b[2J: ", True)]
+
+    def validate_kbdint_response(self, username: str, responses: Sequence[str]) -> bool:
+        return list(responses) == [PASSPHRASE, "blue"][: len(responses)]
+
+
+@contextlib.contextmanager
+def asking_server(method: str) -> Iterator[int]:
+    """Run such a server; gives the port."""
+    connections: list[asyncssh.SSHServerConnection] = []
+
+    def answer(process: asyncssh.SSHServerProcess[str]) -> None:
+        process.stdout.write("42\n")
+        process.exit(0)
+
+    async def listen() -> asyncssh.SSHAcceptor:
+        return await asyncssh.listen(
+            "127.0.0.1",
+            0,
+            server_factory=lambda: AskingServer(method, connections),
+            server_host_keys=[asyncssh.generate_private_key("ssh-ed25519")],
+            process_factory=answer,
+        )
+
+    async def end(acceptor: asyncssh.SSHAcceptor) -> None:
+        acceptor.close()
+        await acceptor.wait_closed()
+        for connection in connections:
+            connection.abort()
+            await connection.wait_closed()
+
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever)
+    thread.start()
+    try:
+        acceptor = asyncio.run_coroutine_threadsafe(listen(), loop).result(20)
+        yield acceptor.get_port()
+        asyncio.run_coroutine_threadsafe(end(acceptor), loop).result(20)
+    finally:
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join(10)
+        loop.close()
+
+
+def test_a_password_is_asked_for_once(tmp_path: Path) -> None:
+    with asking_server("password") as port:
+        place = Place(tmp_path, port)
+        with terminal(login_command(place), os.environ) as screen:
+            screen.expect(b"@i-0123456789abcdef0's password: ")
+            screen.type(b"wrong\n")
+            screen.expect(b"password: ")
+            screen.type(PASSPHRASE.encode() + b"\n")
+            assert b"sesame" not in screen.expect(b"login 0: 42.*login 1: 42")[0]
+            assert screen.end() == 0
+        with terminal(login_command(place), os.environ) as screen:
+            for _ in range(3):
+                screen.expect(b"password: ")
+                screen.type(b"wrong\n")
+            screen.expect(b"AuthenticationFailed: .*tried: password; the server accepts: password")
+        with pytest.raises(AuthenticationFailed):
+            place.connect()
+        ssh_client(HOST, password=PASSPHRASE, config_file=place.config, dial=lambda _: place.dial()).close()
+
+
+def test_what_the_server_asks_is_shown_and_answered_once(tmp_path: Path) -> None:
+    with asking_server("two") as port, terminal(login_command(Place(tmp_path, port)), os.environ) as screen:
+        screen.expect(rb"Door\r\nTwo questions.\r\n\(.*@i-0123456789abcdef0\) Password: ")
+        screen.type(PASSPHRASE.encode() + b"\n")
+        question = screen.expect(rb"Colour[^:]*: ")[0]
+        assert b"\x1b" not in question
+        screen.type(b"blue\n")
+        screen.expect(b"blue.*login 0: 42.*login 1: 42")
+        assert screen.end() == 0
+    with asking_server("one") as port:
+        place = Place(tmp_path, port)
+        place.configure(f"UserKnownHostsFile {tmp_path / 'other'}")
+        ssh_client(HOST, password=PASSPHRASE, config_file=place.config, dial=lambda _: place.dial()).close()
 
 
 # --- host keys ------------------------------------------------------------------------------------------------------
