@@ -110,6 +110,8 @@ def open_client(
         client.close()
         sock.close()
         raise
+    if settings.keepalive:
+        transports[0].set_keepalive(settings.keepalive)
     return client
 
 

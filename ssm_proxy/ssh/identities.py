@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.serialization import (
     SSHCertificate,
     load_ssh_public_identity,
 )
-from paramiko import Message, PasswordRequiredException, PKey, SSHException
+from paramiko import Message, PKey, SSHException
 from paramiko.pkey import PublicBlob, UnknownKeyType
 
 from ssm_proxy.ssh.agent import AgentConnection
@@ -55,6 +55,7 @@ class _File(NamedTuple):
     public: bytes | None
     """The public key, where it can be known without the passphrase."""
     is_private: bool
+    is_encrypted: bool = False
 
 
 def find_identities(
@@ -92,10 +93,9 @@ def find_identities(
         for file in files:
             if file.public in offered or not file.is_private:
                 continue
-            key = _load(file.path, None, note)
-            if key is _ENCRYPTED:
+            if file.is_encrypted:
                 encrypted.append(file)
-            elif key is not None:
+            elif (key := _load(file.path, None, note)) is not None:
                 yield from offer(str(file.path), key, key.asbytes())
 
     if settings.has_own_identities:
@@ -129,7 +129,10 @@ def _look_at(path: Path, settings: SshSettings, note: Note) -> _File | None:
     if _is_open_to_others(path):
         note(f"{path} (ignored: others may read it; run: chmod 600 {path})")
         return None
-    return _File(path, _public_part(data) or _public_in(_read(Path(f"{path}.pub")) or b""), is_private=True)
+    cipher, public = _header(data)
+    return _File(
+        path, public or _public_in(_read(Path(f"{path}.pub")) or b""), is_private=True, is_encrypted=cipher != b"none"
+    )
 
 
 def _certificates(settings: SshSettings, files: list[_File], note: Note) -> dict[bytes, list[tuple[Path, PublicBlob]]]:
@@ -151,30 +154,13 @@ def _certificates(settings: SshSettings, files: list[_File], note: Note) -> dict
     return found
 
 
-_ENCRYPTED: Final = PKey()
-"""Stands for a key that needs a passphrase."""
-
-
 def _load(path: Path, passphrase: Secret | None, note: Note) -> PKey | None:
-    """Load a private key.
-
-    Returns:
-        ``_ENCRYPTED`` if it needs a passphrase, or another one; None if it cannot be used at all.
-    """
+    """Load a private key; None if it cannot be used, or not with this passphrase."""
     try:
         key = PKey.from_path(path, None if passphrase is None else passphrase.reveal().encode())  # type: ignore[arg-type]
-    except (TypeError, PasswordRequiredException):
-        return _ENCRYPTED
-    except (ValueError, SSHException) as error:
-        if passphrase is not None:
-            return _ENCRYPTED
-        note(f"{path} (no private key that can be used: {error})")
-        return None
-    except (UnknownKeyType, UnsupportedAlgorithm):
-        note(f"{path} (a kind of key that paramiko cannot use)")
-        return None
-    except OSError as error:
-        note(f"{path} ({error.strerror})")
+    except (ValueError, TypeError, SSHException, UnknownKeyType, UnsupportedAlgorithm, OSError) as error:
+        if passphrase is None:
+            note(f"{path} (no private key that can be used: {type(error).__name__})")
         return None
     key.public_blob = None  # certificates are offered apart
     return key
@@ -189,7 +175,7 @@ def _unlock(path: Path, ask_passphrase: AskPassphrase, note: Note) -> PKey | Non
         if not passphrase:
             break
         key = _load(path, passphrase, note)
-        if key is not _ENCRYPTED:
+        if key is not None:
             return key
     note(f"{path} (its passphrase was not given)")
     return None
@@ -218,17 +204,21 @@ def _public_in(data: bytes) -> bytes | None:
         return None
 
 
-def _public_part(data: bytes) -> bytes | None:
-    """Give the public key of a private one in OpenSSH's format, which is not encrypted (PROTOCOL.key there)."""
+def _header(data: bytes) -> tuple[bytes, bytes | None]:
+    """Give the cipher of a private key file, ``none`` where there is none, and the public key if it can be seen.
+
+    Source: openssh-portable PROTOCOL.key; RFC 1421 and RFC 5958 for the older formats.
+    """
     if not data.startswith(_BEGIN + b"OPENSSH"):
-        return None
+        return (b"PEM" if b"ENCRYPTED" in data else b"none"), None
     try:
         body = base64.b64decode(b"".join(data.split(b"-----")[2].split()))
     except (ValueError, IndexError):
-        return None
+        return b"none", None
     if not body.startswith(_MAGIC):
-        return None
+        return b"none", None
     message = Message(body[len(_MAGIC) :])
-    for _ in range(3):  # cipher, key derivation, its options
+    cipher = message.get_binary()
+    for _ in range(2):  # key derivation, its options
         message.get_binary()
-    return message.get_binary() if message.get_int() == 1 else None
+    return cipher, message.get_binary() if message.get_int() == 1 else None

@@ -28,6 +28,7 @@ _STRICTNESS: Final = {
     "accept-new": "accept-new",
     "ask": "ask",
 }
+_UNITS: Final = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
 _DEFAULT_IDENTITIES: Final = ("id_rsa", "id_ecdsa", "id_ed25519")
 """In the order of ssh, without the kinds that paramiko cannot use from a file."""
 _ALL_METHODS: Final = "publickey,keyboard-interactive,password"
@@ -55,6 +56,7 @@ class SshSettings:
         is_batch: never ask.
         methods: of authentication that may be used, as SSH names them.
         password_prompts: how often a password may be asked for.
+        keepalive: seconds without a word after which one is sent to the server (ServerAliveInterval); 0 for never.
         proxy_options: what the host's ProxyCommand gives to ``ssm-proxy proxy``, by option (``--profile`` …); empty if
             it is another command.
     """
@@ -76,6 +78,7 @@ class SshSettings:
     is_batch: bool = False
     methods: tuple[str, ...] = ("publickey", "keyboard-interactive", "password")
     password_prompts: int = 3
+    keepalive: int = 0
     proxy_options: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -191,6 +194,7 @@ class _Reading:
             is_batch=self._is_on("batchmode", default=False),
             methods=self._methods(),
             password_prompts=self._prompts(),
+            keepalive=self._seconds("serveraliveinterval"),
             proxy_options=options,
         )
 
@@ -268,6 +272,15 @@ class _Reading:
 
     def _port(self, value: Value | None) -> int:
         return 22 if value is None else self._number(value.words[0], "port", value.place)
+
+    def _seconds(self, keyword: str) -> int:
+        value = self._value(keyword)
+        if value is None:
+            return 0
+        word = value.words[0].lower()
+        if not re.fullmatch(r"([0-9]{1,9}[smhdw]?)+", word, re.ASCII):
+            raise ConfigurationError(f"{value.place}: {keyword} is {value.words[0]!r}, and not a time")
+        return sum(int(count) * _UNITS[unit] for count, unit in re.findall("([0-9]+)([smhdw]?)", word))
 
     def _number(self, word: str, what: str, place: str) -> int:
         if not (word.isascii() and word.isdigit() and len(word) <= 5 and 0 < int(word) < 65536):

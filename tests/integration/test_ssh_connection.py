@@ -479,6 +479,17 @@ def test_what_the_server_asks_is_shown_and_answered_once(tmp_path: Path) -> None
         ssh_client(HOST, password=PASSPHRASE, config_file=place.config, dial=lambda _: place.dial()).close()
 
 
+def test_without_a_terminal_nothing_is_asked() -> None:
+    program = (
+        "import sys\nfrom ssm_proxy.ssh.prompts import TerminalPrompter\nwho = TerminalPrompter()\n"
+        "print(who.can_ask(), who.ask('a'), who.ask_secret('b'), sys.stdin.read())\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], input=b"data", capture_output=True, start_new_session=True, check=False
+    )
+    assert (done.stdout, done.stderr) == (b"False None None data\n", b"")
+
+
 # --- host keys ------------------------------------------------------------------------------------------------------
 
 
@@ -615,12 +626,13 @@ def test_a_server_without_a_common_algorithm(tmp_path: Path, keys: dict[str, Key
     assert "no algorithm in common" in error.message
 
 
-def test_a_server_that_sends_nonsense(tmp_path: Path) -> None:
-    def does(connection: socket.socket) -> None:
-        connection.sendall(b"SSH-2.0-x\r\n" + bytes(range(256)) * 50)
-        connection.recv(2000)
+def nonsense(connection: socket.socket) -> None:
+    connection.sendall(b"SSH-2.0-x\r\n" + bytes(range(256)) * 50)
+    connection.recv(2000)
 
-    with server_that(does) as port:
+
+def test_a_server_that_sends_nonsense(tmp_path: Path) -> None:
+    with server_that(nonsense) as port:
         assert "the exchange of keys" in refuse(Place(tmp_path, port)).message
 
 
@@ -678,7 +690,7 @@ def test_the_passphrase_can_be_given(place: Place, keys: dict[str, Key]) -> None
 
 
 def test_nothing_is_printed(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    with server_that(lambda connection: connection.sendall(b"SSH-2.0-x\r\n" + bytes(5000))) as port:
+    with server_that(nonsense) as port:
         program = (
             "import socket\nfrom ssm_proxy.ssh.api import ssh_client\n"
             "try: ssh_client('x', config_file='none', "

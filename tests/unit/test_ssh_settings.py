@@ -54,6 +54,8 @@ CONFIGS = {
     "match list": "Match host web,db*,!db2\n Port 9\n",
     "methods": "PasswordAuthentication no\nKbdInteractiveAuthentication no\n",
     "prompts": "NumberOfPasswordPrompts 1\n",
+    "keepalive": "ServerAliveInterval 300\n",
+    "keepalive in minutes": "ServerAliveInterval 1m30s\n",
     "agent": "IdentityAgent none\n",
     "agent by path": "IdentityAgent /run/agent\n",
     "certificates": "CertificateFile /c1\nCertificateFile /c2\nIdentityFile /k\n",
@@ -130,6 +132,8 @@ def test_ssh_reads_it_so_too(tmp_path: Path, name: str, host: str) -> None:
     assert ("password" in ours.methods) == (theirs["passwordauthentication"][0] == "yes")
     assert ("keyboard-interactive" in ours.methods) == (theirs["kbdinteractiveauthentication"][0] == "yes")
     assert ours.password_prompts == int(theirs["numberofpasswordprompts"][0])
+    if "serveralive" in CONFIGS[name].lower():  # Debian's ssh sets it for BatchMode, too
+        assert ours.keepalive == int(theirs["serveraliveinterval"][0])
     if "identityagent" in theirs:
         assert (ours.identity_agent or "none") == theirs["identityagent"][0]
     if "hostkeyalias" in theirs:
@@ -220,6 +224,7 @@ def test_our_example_is_read(tmp_path: Path) -> None:
         ("IdentityFile /k%\n", "line 1: the token %"),
         ("IdentityFile ${NOT_SET}/k\n", "line 1: the variable NOT_SET is not set"),
         ("StrictHostKeyChecking maybe\n", "line 1: StrictHostKeyChecking is 'maybe'"),
+        ("ServerAliveInterval often\n", "line 1: serveraliveinterval is 'often'"),
         ("BatchMode maybe\n", "line 1: batchmode is 'maybe'"),
         ("Match\n", "line 1: 'Match' is not a keyword"),
         ("Match host\n", "line 1: Match host has no value"),
