@@ -164,7 +164,7 @@ class _Unfolding:
                 inside = (*around, ("originalhost", patterns))
                 self._open_block(inside)
             elif keyword == "match":
-                inside = (*around, *self._match(words, around, place))
+                inside = self._settled((*around, *self._match(words, around, place)))
                 self._open_block(inside)
             elif keyword == "include":
                 if depth == _DEEPEST_INCLUDE:
@@ -203,6 +203,16 @@ class _Unfolding:
 
     def _open_block(self, conditions: tuple[tuple[str, ...], ...]) -> None:
         self.lines.append(_block(conditions))
+
+    def _settled(self, conditions: tuple[tuple[str, ...], ...]) -> tuple[tuple[str, ...], ...]:
+        """Decide what depends on HostName and User by what they are here, as ssh does.
+
+        paramiko would ask again at the end of an Include, and all in a second pass.
+        """
+        names = {condition[0].lstrip("!") for condition in conditions}
+        if names & {"final", "canonical"} or not names & {"host", "user"}:
+            return conditions
+        return () if self._is_met(conditions) else (_NEVER,)
 
     def _included(self, words: tuple[str, ...], folder: Path, place: str) -> Iterator[Path]:
         for word in words:

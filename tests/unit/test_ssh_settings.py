@@ -17,7 +17,7 @@ from ssm_proxy.ssh.settings import SshSettings, read_settings
 EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "ssh_config"
 
 # Each is read for each of HOSTS by us and by ssh.
-HOSTS = ("web", "db1", "db2", "i-0123456789abcdef0", "WEB")
+HOSTS = ("web", "db1", "db2", "WEB")
 CONFIGS = {
     "empty": "",
     "plain": "User bob\nPort 2222\nIdentityFile /k1\nIdentityFile /k2\nUserKnownHostsFile /a /b\n",
@@ -51,6 +51,7 @@ CONFIGS = {
     "match not exec": 'Match !exec "test %h = web"\n Port 9\n',
     "match exec behind a condition": 'Match host db1 exec "true"\n Port 9\n',
     "match exec with host name": 'Host web\n HostName node\nMatch exec "test %h = node -a %n = web"\n Port 9\n',
+    "match before what it looks for": "Match host x\n Port 9\n IdentityFile /k\nMatch all\n HostName x\n",
     "match list": "Match host web,db*,!db2\n Port 9\n",
     "methods": "PasswordAuthentication no\nKbdInteractiveAuthentication no\n",
     "prompts": "NumberOfPasswordPrompts 1\n",
@@ -64,6 +65,7 @@ CONFIGS = {
     "include of blocks in a block": "Host web db1\n Include blocks\n User u\n",
     "include of blocks, then more": "Include blocks\nUser u\n",
     "include in a match": "Match host db*\n Include blocks\nMatch all\n User z\n",
+    "include where the condition ceases to hold": "Match host web\n HostName x\n User u\n Include inner\n Port 7\n",
     "include of several": "Include inner blocks\nUser z\n",
     "include by pattern": "Include part*\n",
     "include of nothing": "Include /not/there/*\nUser a\n",
