@@ -22,7 +22,7 @@ import subprocess
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from ssm_proxy.errors import ConfigurationError
 
@@ -68,6 +68,22 @@ class Value:
     place: str
 
 
+class ConfigFile(NamedTuple):
+    """A file to read.
+
+    Args:
+        path: its place.
+        folder: what ``Include`` in it is relative to.
+        must_exist: whether it is an error that it does not.
+        is_checked: whether it has to belong to the user or to root, and not to be writable by everybody.
+    """
+
+    path: Path
+    folder: Path
+    must_exist: bool
+    is_checked: bool
+
+
 @dataclass(frozen=True, kw_only=True)
 class Names:
     """What is known before the files are read."""
@@ -92,20 +108,19 @@ class Found:
     """IdentityFile and CertificateFile, in order."""
 
 
-def find_values(files: list[tuple[Path, Path, bool]], names: Names) -> Found:
+def find_values(files: list[ConfigFile], names: Names) -> Found:
     """Read configuration files for one host; the first value of each keyword wins.
 
     Args:
-        files: each with the folder that its ``Include`` is relative to, and whether it must exist. One that need not
-            exist must belong to the user or to root, and nobody else may write it.
+        files: in order.
         names: who asks for which host.
 
     Raises:
         ConfigurationError: a file cannot be read, or is no ssh_config.
     """
     unfolding = _Unfolding(names)
-    for path, folder, must_exist in files:
-        unfolding.read(path, folder=folder, is_checked=not must_exist, must_exist=must_exist)
+    for file in files:
+        unfolding.read(file)
     options = unfolding.look_up([])
     values = unfolding.values
     chosen = {
@@ -129,23 +144,14 @@ class _Unfolding:
     lines: list[str] = field(default_factory=list)
     values: list[Value] = field(default_factory=list)
 
-    def read(
-        self,
-        path: Path,
-        *,
-        folder: Path,
-        is_checked: bool,
-        must_exist: bool,
-        around: tuple[tuple[str, ...], ...] = (),
-        depth: int = 0,
-    ) -> None:
-        text = _read_file(path, is_checked=is_checked, must_exist=must_exist)
+    def read(self, file: ConfigFile, *, around: tuple[tuple[str, ...], ...] = (), depth: int = 0) -> None:
+        text = _read_file(file)
         if text is None:
             return
         inside = around
         self._open_block(inside)
         for number, line in enumerate(text.split("\n"), 1):
-            place = f"{path}, line {number}"
+            place = f"{file.path}, line {number}"
             line = line.strip(" \t\r\f")
             if not line or line.startswith("#"):
                 continue
@@ -169,10 +175,8 @@ class _Unfolding:
             elif keyword == "include":
                 if depth == _DEEPEST_INCLUDE:
                     raise ConfigurationError(f"{place}: files include each other more than {depth} deep")
-                for included in self._included(words, folder, place):
-                    self.read(
-                        included, folder=folder, is_checked=is_checked, must_exist=False, around=inside, depth=depth + 1
-                    )
+                for path in self._included(words, file.folder, place):
+                    self.read(file._replace(path=path, must_exist=False), around=inside, depth=depth + 1)
                 self._open_block(inside)
             elif keyword not in _NOT_OURS:
                 self._add(Value(keyword=keyword, words=words, text=rest, place=place))
@@ -352,18 +356,19 @@ def _with_home(path: str, home: str) -> str:
     return os.path.expanduser(path) if path.startswith("~") else path
 
 
-def _read_file(path: Path, *, is_checked: bool, must_exist: bool) -> str | None:
+def _read_file(file: ConfigFile) -> str | None:
+    path = file.path
     try:
-        with path.open("rb") as file:
-            status = os.fstat(file.fileno())
+        with path.open("rb") as opened:
+            status = os.fstat(opened.fileno())
             is_safe = status.st_uid in (0, os.getuid()) and not status.st_mode & stat.S_IWOTH
-            if is_checked and not is_safe:
+            if file.is_checked and not is_safe:
                 raise ConfigurationError(
                     f"{path} may be written by others, so it is not trusted", hint=f"run: chmod go-w {path}"
                 )
-            data = file.read(_LARGEST_FILE + 1)
+            data = opened.read(_LARGEST_FILE + 1)
     except (FileNotFoundError, NotADirectoryError) as error:
-        if must_exist:
+        if file.must_exist:
             raise ConfigurationError(f"the ssh_config {path} does not exist") from error
         return None
     except OSError as error:

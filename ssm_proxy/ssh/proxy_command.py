@@ -39,7 +39,7 @@ class ProxyCommand(NamedTuple):
 
 
 def read_proxy_command(command: str) -> ProxyCommand | None:
-    """Understand the command line of a ProxyCommand, its tokens expanded.
+    """Understand the command line of a ProxyCommand; its tokens stay as they are.
 
     Returns:
         None for every command that is not plainly ``ssm-proxy proxy``: a pipe, a script, another program.

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from ssm_proxy.errors import ConfigurationError, UsageError
-from ssm_proxy.ssh.config_files import Found, Names, Value, expand_path, expand_tokens, find_values
+from ssm_proxy.ssh.config_files import ConfigFile, Found, Names, Value, expand_path, expand_tokens, find_values
 from ssm_proxy.ssh.proxy_command import read_proxy_command
 
 NO_CONFIG: Final = "none"
@@ -121,13 +121,13 @@ def read_settings(
     own_folder = Path(names.home) / ".ssh"
     if config_file is None:
         files = [
-            (own_folder / "config", own_folder, False),
-            (_SYSTEM_FOLDER / "ssh_config", _SYSTEM_FOLDER, False),
+            ConfigFile(own_folder / "config", own_folder, must_exist=False, is_checked=True),
+            ConfigFile(_SYSTEM_FOLDER / "ssh_config", _SYSTEM_FOLDER, must_exist=False, is_checked=False),
         ]
     elif os.fspath(config_file) == NO_CONFIG:
         files = []
     else:
-        files = [(Path(config_file).expanduser(), own_folder, True)]
+        files = [ConfigFile(Path(config_file).expanduser(), own_folder, must_exist=True, is_checked=False)]
     found = find_values(files, names)
     return _Reading(names, found, own_folder).settings(port, identity_files)
 
@@ -168,10 +168,13 @@ class _Reading:
         key_port = number
         command = self._value("proxycommand")
         if command is not None and command.text.strip().lower() != "none":
-            understood = read_proxy_command(expand_tokens(command.text, self._tokens, command.place))
+            understood = read_proxy_command(command.text)
             if understood is not None:
-                target, options = understood.host, understood.options
-                number = self._number(understood.port, "port of the ProxyCommand", command.place)
+                target = self._expanded(understood.host, command)
+                options = {name: self._expanded(text, command) for name, text in understood.options.items()}
+                number = self._number(
+                    self._expanded(understood.port, command), "port of the ProxyCommand", command.place
+                )
         return SshSettings(
             target=target,
             port=number,
@@ -203,6 +206,9 @@ class _Reading:
 
     def _path(self, word: str, place: str) -> Path:
         return Path(expand_path(word, self._names, self._tokens, place))
+
+    def _expanded(self, word: str, value: Value) -> str:
+        return expand_tokens(word, self._tokens, value.place)
 
     def _identities(self, keyword: str) -> list[Path]:
         return [

@@ -280,6 +280,15 @@ def test_the_proxy_command_of_a_host_counts(tmp_path: Path) -> None:
     assert (other.target, other.proxy_options) == ("db", {})
 
 
+def test_tokens_of_other_commands_are_not_ours(tmp_path: Path) -> None:
+    assert read(tmp_path, "ProxyCommand date +%s; nc %h %p\n").target == "web"
+    with pytest.raises(ConfigurationError, match="line 1: the token %s"):
+        read(tmp_path, "ProxyCommand ssm-proxy proxy --reason %s %h %p\n")
+    assert read(tmp_path, "ProxyCommand ssm-proxy proxy --reason %%%r %h\n", user="u").proxy_options == {
+        "--reason": "%u"
+    }
+
+
 def test_words_of_the_proxy_command_are_the_target_and_the_port(tmp_path: Path) -> None:
     settings = read(tmp_path, "ProxyCommand ssm-proxy proxy i-0b 2022\n")
     assert (settings.target, settings.port, settings.host_key_name) == ("i-0b", 2022, "web")
