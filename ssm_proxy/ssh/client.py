@@ -119,6 +119,8 @@ def open_client(
 def ssh_errors(doing: str, why_ended: WhyEnded | None = None) -> Iterator[None]:
     """Let no exception of paramiko or of a socket out of a ``with`` block that uses an open connection.
 
+    What SFTP says of a file (FileNotFoundError, PermissionError) has to be caught inside the block.
+
     Args:
         doing: what failed, for the message: ``reading FILE``.
         why_ended: as for ``open_client``.

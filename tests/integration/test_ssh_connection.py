@@ -124,7 +124,10 @@ def agent(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., st
             folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="ssm-"))
             address = f"{folder}/agent"
             process = subprocess.Popen(
-                [tool("ssh-agent"), "-D", "-a", address], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+                [tool("ssh-agent"), "-D", "-a", address],
+                env={**os.environ, "SSH_ASKPASS": tool("false")},  # whoever runs the tests is not to be asked
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
             )
             stack.callback(process.wait, 10)
             stack.callback(process.kill)
