@@ -10,16 +10,23 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from ssm_proxy.api.connecting import connect as connect
     from ssm_proxy.api.connection import Connection as Connection
+    from ssm_proxy.api.copying import copy as copy
+    from ssm_proxy.api.ssh import ssh_client as ssh_client
     from ssm_proxy.errors import AccessDenied as AccessDenied
+    from ssm_proxy.errors import AuthenticationFailed as AuthenticationFailed
     from ssm_proxy.errors import ConfigurationError as ConfigurationError
     from ssm_proxy.errors import ControlPlaneError as ControlPlaneError
     from ssm_proxy.errors import CopyError as CopyError
     from ssm_proxy.errors import DocumentRejected as DocumentRejected
     from ssm_proxy.errors import EncryptionError as EncryptionError
+    from ssm_proxy.errors import HostKeyChanged as HostKeyChanged
+    from ssm_proxy.errors import HostKeyUnknown as HostKeyUnknown
     from ssm_proxy.errors import PortError as PortError
     from ssm_proxy.errors import ProtocolError as ProtocolError
     from ssm_proxy.errors import RemotePortRefused as RemotePortRefused
     from ssm_proxy.errors import SessionEnded as SessionEnded
+    from ssm_proxy.errors import SshConnectFailed as SshConnectFailed
+    from ssm_proxy.errors import SshError as SshError
     from ssm_proxy.errors import SsmProxyError as SsmProxyError
     from ssm_proxy.errors import TargetError as TargetError
     from ssm_proxy.errors import TargetNotConnected as TargetNotConnected
@@ -28,21 +35,36 @@ if TYPE_CHECKING:
     from ssm_proxy.errors import TransportError as TransportError
     from ssm_proxy.errors import TransportTimeout as TransportTimeout
     from ssm_proxy.errors import UsageError as UsageError
+    from ssm_proxy.file_copy.values import CopyIncomplete as CopyIncomplete
+    from ssm_proxy.file_copy.values import CopyResult as CopyResult
+    from ssm_proxy.file_copy.values import FileOutcome as FileOutcome
+    from ssm_proxy.file_copy.values import FileState as FileState
+    from ssm_proxy.file_copy.values import Progress as Progress
 
 __version__ = "0.1.0"
 
 __all__ = [
     "AccessDenied",
+    "AuthenticationFailed",
     "ConfigurationError",
     "Connection",
     "ControlPlaneError",
     "CopyError",
+    "CopyIncomplete",
+    "CopyResult",
     "DocumentRejected",
     "EncryptionError",
+    "FileOutcome",
+    "FileState",
+    "HostKeyChanged",
+    "HostKeyUnknown",
     "PortError",
+    "Progress",
     "ProtocolError",
     "RemotePortRefused",
     "SessionEnded",
+    "SshConnectFailed",
+    "SshError",
     "SsmProxyError",
     "TargetError",
     "TargetNotConnected",
@@ -53,10 +75,19 @@ __all__ = [
     "UsageError",
     "__version__",
     "connect",
+    "copy",
+    "ssh_client",
 ]
 
 # Public name -> the module that has it. Those that are not here are errors.
 _HOMES = {
+    "ssh_client": "ssm_proxy.api.ssh",
+    "copy": "ssm_proxy.api.copying",
+    "Progress": "ssm_proxy.file_copy.values",
+    "FileState": "ssm_proxy.file_copy.values",
+    "FileOutcome": "ssm_proxy.file_copy.values",
+    "CopyIncomplete": "ssm_proxy.file_copy.values",
+    "CopyResult": "ssm_proxy.file_copy.values",
     "Connection": "ssm_proxy.api.connection",
     "connect": "ssm_proxy.api.connecting",
 }

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import groupby
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
-from ssm_proxy.api.service import Service
+from ssm_proxy.api.ssh import Access, Path, login_to, make_access
 from ssm_proxy.errors import CopyError, UsageError
 from ssm_proxy.file_copy.engine import Engine
 from ssm_proxy.file_copy.locations import Location, parse_location
@@ -22,35 +21,14 @@ from ssm_proxy.file_copy.values import (
     Progress,
     ProgressCallback,
 )
-from ssm_proxy.secret import Secret
-from ssm_proxy.ssh.settings import SshSettings, read_settings
+from ssm_proxy.ssh.login import STEP_TIMEOUT
 
 if TYPE_CHECKING:
     import boto3
-    import paramiko
-
-    from ssm_proxy.ssh.prompts import Prompter
 
 __all__ = ["CopyIncomplete", "CopyResult", "Progress", "copy"]
 
 _INPUT, _OUTPUT = 0, 1
-Path = str | os.PathLike[str]
-
-logger = logging.getLogger("ssm_proxy.copy")
-
-
-class Access(NamedTuple):
-    """How nodes are reached: what ``copy`` is told beside what to copy. Unset options come from ssh_config."""
-
-    session: boto3.Session | None = None
-    options: Mapping[str, str] = {}
-    """Of ``ssm-proxy proxy``: profile, region, reason and so on, by their names there."""
-    port: int | None = None
-    key_filename: Sequence[Path] = ()
-    password: Secret | None = None
-    config_file: Path | None = None
-    prompter: Prompter | None = None
-    timeout: float = 60.0
 
 
 def copy(
@@ -74,7 +52,7 @@ def copy(
     key_filename: Path | Sequence[Path] = (),
     password: str | None = None,
     config_file: Path | None = None,
-    timeout: float = 60.0,
+    timeout: float = STEP_TIMEOUT,
 ) -> CopyResult:
     """Copy files to a managed node, or from one, as ``ssm-proxy cp`` does.
 
@@ -116,21 +94,18 @@ def copy(
         UsageError: sources and destination do not go together.
         SsmProxyError: as ``ssh_client``.
     """
-    given = {
-        "profile": profile,
-        "region": region,
-        "reason": reason,
-        "endpoint-url": endpoint_url,
-        "stream-endpoint-url": stream_endpoint_url,
-        "document-name": document_name,
-    }
-    access = Access(
+    access = make_access(
         session=session,
-        options={name: value for name, value in given.items() if value is not None},
         port=port,
-        key_filename=[key_filename] if isinstance(key_filename, str | os.PathLike) else list(key_filename),
-        password=None if password is None else Secret(password),
+        key_filename=key_filename,
+        password=password,
         config_file=config_file,
+        profile=profile,
+        region=region,
+        reason=reason,
+        endpoint_url=endpoint_url,
+        stream_endpoint_url=stream_endpoint_url,
+        document_name=document_name,
         timeout=timeout,
     )
     options = CopyOptions(recursive=recursive, preserve=preserve, resume=resume, checksum=checksum, sessions=sessions)
@@ -209,73 +184,9 @@ def _engine(
     location: Location, options: CopyOptions, access: Access, progress: ProgressCallback | None
 ) -> Iterator[Engine]:
     """Give an engine that copies to or from a node."""
-    with _Opener(location, access) as opener:
-        yield Engine(opener.open_client, options, progress)
-
-
-class _Opener:
-    """Opens any number of connections to one node, with one set of credentials for each side."""
-
-    def __init__(self, location: Location, access: Access) -> None:
-        assert location.host is not None
-        from ssm_proxy.ssh.auth import Authenticator
-        from ssm_proxy.ssh.host_keys import HostKeyCheck
-        from ssm_proxy.ssh.prompts import NobodyToAsk
-
-        prompter = access.prompter or NobodyToAsk()
-        self._settings = read_settings(
-            location.host,
-            user=location.user,
-            port=access.port,
-            identity_files=access.key_filename,
-            config_file=access.config_file,
-        )
-        self._service, self._session_options = service_for(self._settings, access)
-        self._authenticator = Authenticator(self._settings, prompter=prompter, password=access.password)
-        self._host_keys = HostKeyCheck(self._settings, prompter, logger.warning)
-        self._timeout = access.timeout
-
-    def __enter__(self) -> _Opener:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._authenticator.close()
-
-    def open_client(self) -> paramiko.SSHClient:
-        """Connect and log in. Safe to use from several threads, once the first one has been let in."""
-        from ssm_proxy.ssh.client import open_client
-
-        connection = self._service.dial(
-            self._settings.target, self._settings.port, timeout=self._timeout, **self._session_options
-        )
-        return open_client(
-            connection,
-            self._settings,
-            self._authenticator,
-            self._host_keys,
-            timeout=self._timeout,
-            why_ended=lambda: connection.error,
-        )
-
-
-def service_for(settings: SshSettings, access: Access) -> tuple[Service, dict[str, str]]:
-    """Give the service that a host is reached by, and the options of sessions there.
-
-    What the caller says comes first, then what the host's ProxyCommand in ssh_config says.
-    """
-    options = {name.removeprefix("--"): value for name, value in settings.proxy_options.items()}
-    if access.session is not None:
-        options.pop("profile", None)  # that is what a session is for
-    options.update(access.options)
-    service = Service(
-        session=access.session,
-        profile=options.get("profile"),
-        region=options.get("region"),
-        endpoint_url=options.get("endpoint-url"),
-        stream_endpoint_url=options.get("stream-endpoint-url"),
-    )
-    names = {"reason": "reason", "document-name": "document_name"}
-    return service, {names[name]: value for name, value in options.items() if name in names}
+    assert location.host is not None
+    with login_to(location.host, location.user, access) as login:
+        yield Engine(login.open_client, options, progress)
 
 
 def _together(results: Sequence[CopyResult]) -> CopyResult:

@@ -29,10 +29,11 @@ from ssm_proxy.errors import (
     HostKeyUnknown,
     SshConnectFailed,
 )
-from ssm_proxy.ssh.api import ssh_client
+from ssm_proxy.secret import Secret
 from ssm_proxy.ssh.auth import Authenticator
 from ssm_proxy.ssh.client import open_client, ssh_errors
 from ssm_proxy.ssh.host_keys import HostKeyCheck
+from ssm_proxy.ssh.login import Login
 from ssm_proxy.ssh.prompts import NobodyToAsk
 from ssm_proxy.ssh.settings import SshSettings, read_settings
 
@@ -464,7 +465,7 @@ def test_a_password_is_asked_for_once(tmp_path: Path) -> None:
             screen.expect(b"AuthenticationFailed: .*tried: password; the server accepts: password")
         with pytest.raises(AuthenticationFailed):
             place.connect()
-        ssh_client(HOST, password=PASSPHRASE, config_file=place.config, dial=lambda _: place.dial()).close()
+        log_in(HOST, password=PASSPHRASE, config_file=place.config, dial=lambda _: place.dial()).close()
 
 
 def test_what_the_server_asks_is_shown_and_answered_once(tmp_path: Path) -> None:
@@ -479,7 +480,7 @@ def test_what_the_server_asks_is_shown_and_answered_once(tmp_path: Path) -> None
     with asking_server("one") as port:
         place = Place(tmp_path, port)
         place.configure(f"UserKnownHostsFile {tmp_path / 'other'}")
-        ssh_client(HOST, password=PASSPHRASE, config_file=place.config, dial=lambda _: place.dial()).close()
+        log_in(HOST, password=PASSPHRASE, config_file=place.config, dial=lambda _: place.dial()).close()
 
 
 def test_without_a_terminal_nothing_is_asked() -> None:
@@ -669,6 +670,23 @@ def test_a_connection_that_breaks_later(place: Place, keys: dict[str, Key]) -> N
 # --- the function ---------------------------------------------------------------------------------------------------
 
 
+def log_in(
+    host: str,
+    user: str | None = None,
+    *,
+    dial: Callable[[SshSettings], socket.socket],
+    port: int | None = None,
+    key_filename: Path | None = None,
+    password: str | None = None,
+    config_file: Path,
+) -> paramiko.SSHClient:
+    files = [] if key_filename is None else [key_filename]
+    settings = read_settings(host, user=user, port=port, identity_files=files, config_file=config_file)
+    secret = None if password is None else Secret(password)
+    with Login(settings, lambda: dial(settings), password=secret, notify=lambda _: None) as login:
+        return login.open_client()
+
+
 def test_one_line_gives_a_client_and_closing_it_closes_the_connection(place: Place, keys: dict[str, Key]) -> None:
     sockets: list[socket.socket] = []
 
@@ -677,7 +695,7 @@ def test_one_line_gives_a_client_and_closing_it_closes_the_connection(place: Pla
         sockets.append(place.dial())
         return sockets[0]
 
-    with ssh_client(
+    with log_in(
         HOST, getpass.getuser(), port=2022, key_filename=keys["ed25519"].private, config_file=place.config, dial=dial
     ) as client:
         assert client.open_sftp().normalize(".")
@@ -687,17 +705,18 @@ def test_one_line_gives_a_client_and_closing_it_closes_the_connection(place: Pla
 
 def test_the_passphrase_can_be_given(place: Place, keys: dict[str, Key]) -> None:
     options = {"key_filename": keys["locked"].private, "config_file": place.config}
-    ssh_client(HOST, password=PASSPHRASE, dial=lambda _: place.dial(), **options).close()  # type: ignore[arg-type]
+    log_in(HOST, password=PASSPHRASE, dial=lambda _: place.dial(), **options).close()  # type: ignore[arg-type]
     with pytest.raises(AuthenticationFailed):
-        ssh_client(HOST, dial=lambda _: place.dial(), **options)  # type: ignore[arg-type]
+        log_in(HOST, dial=lambda _: place.dial(), **options)  # type: ignore[arg-type]
 
 
 def test_nothing_is_printed(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     with server_that(nonsense) as port:
         program = (
-            "import socket\nfrom ssm_proxy.ssh.api import ssh_client\n"
-            "try: ssh_client('x', config_file='none', "
-            f"dial=lambda s: socket.create_connection(('127.0.0.1', {port})))\n"
+            "import socket\nfrom ssm_proxy.ssh.login import Login\nfrom ssm_proxy.ssh.settings import read_settings\n"
+            "settings = read_settings('x', config_file='none')\n"
+            f"dial = lambda: socket.create_connection(('127.0.0.1', {port}))\n"
+            "try: Login(settings, dial, notify=print).open_client()\n"
             "except Exception as error: print(type(error).__name__)\n"
         )
         done = subprocess.run([sys.executable, "-c", program], capture_output=True, timeout=60, check=False)

@@ -20,7 +20,7 @@ from ssm_proxy.errors import SsmProxyError, UsageError
 if TYPE_CHECKING:
     from types import FrameType
 
-    from ssm_proxy.api.copying import Access
+    from ssm_proxy.api.ssh import Access
     from ssm_proxy.file_copy.values import CopyOptions
 
 _DESCRIPTION = """\
@@ -132,7 +132,7 @@ def _options(arguments: argparse.Namespace) -> CopyOptions:
 
 
 def _access(arguments: argparse.Namespace) -> Access:
-    from ssm_proxy.api.copying import Access
+    from ssm_proxy.api.ssh import Access
     from ssm_proxy.ssh.prompts import TerminalPrompter
 
     given = {

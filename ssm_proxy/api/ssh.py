@@ -1,0 +1,167 @@
+"""An SSH connection to a managed node, in one call."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, NamedTuple
+
+from ssm_proxy.api.service import Service, notify
+from ssm_proxy.secret import Secret
+from ssm_proxy.ssh.login import STEP_TIMEOUT, Login
+from ssm_proxy.ssh.settings import SshSettings, read_settings
+
+if TYPE_CHECKING:
+    import boto3
+    import paramiko
+
+    from ssm_proxy.ssh.prompts import Prompter
+
+Path = str | os.PathLike[str]
+
+
+class Access(NamedTuple):
+    """How nodes are reached. What is not said comes from ssh_config, or from the environment."""
+
+    session: boto3.Session | None = None
+    options: Mapping[str, str] = {}
+    """Those of ``ssm-proxy proxy`` that choose account, region, endpoints, document, reason; by their names there."""
+    port: int | None = None
+    key_filename: Sequence[Path] = ()
+    password: Secret | None = None
+    config_file: Path | None = None
+    prompter: Prompter | None = None
+    timeout: float = STEP_TIMEOUT
+
+
+def login_to(host: str, user: str | None, access: Access) -> Login:
+    """Give what logs in to a node.
+
+    Args:
+        host: as ssh is given it.
+        user: the account there; None: as for ssh.
+        access: all else.
+
+    Raises:
+        ConfigurationError, UsageError: ssh_config, or the options.
+    """
+    settings = read_settings(
+        host, user=user, port=access.port, identity_files=access.key_filename, config_file=access.config_file
+    )
+    service, session_options = _service_for(settings, access)
+    return Login(
+        settings,
+        partial(service.dial, settings.target, settings.port, timeout=access.timeout, **session_options),
+        prompter=access.prompter,
+        password=access.password,
+        notify=notify,
+        timeout=access.timeout,
+    )
+
+
+def ssh_client(
+    target: str,
+    username: str | None = None,
+    *,
+    session: boto3.Session | None = None,
+    port: int | None = None,
+    key_filename: Path | Sequence[Path] = (),
+    password: str | None = None,
+    config_file: Path | None = None,
+    profile: str | None = None,
+    region: str | None = None,
+    reason: str | None = None,
+    endpoint_url: str | None = None,
+    stream_endpoint_url: str | None = None,
+    document_name: str | None = None,
+    timeout: float = STEP_TIMEOUT,
+) -> paramiko.SSHClient:
+    """Give a connected `paramiko.SSHClient` to a managed node.
+
+    Accounts, keys, ssh-agent, known hosts and host aliases are those of the user's ssh_config, and so are profile and
+    region where the host's ProxyCommand is ``ssm-proxy proxy``. A new host key is accepted and remembered, a changed
+    one never, unless ssh_config says otherwise. Nobody is asked anything: a key with a passphrase needs an agent, or
+    ``password``.
+
+    Closing the client ends the session. Safe to call from several threads at once; the client is paramiko's.
+
+    Args:
+        target: ``i-…``, ``mi-…``, or a host of ssh_config.
+        username: the account there; None: as for ssh.
+        session: whose AWS credentials, region and settings are used; else those of the environment.
+        port: of sshd on the node; None: as for ssh.
+        key_filename: private keys, tried first.
+        password: of the account, or of the keys.
+        config_file: instead of the user's and the system's ssh_config; ``none`` reads none.
+        profile: as for ``connect``, and so are the five that follow.
+        region: see there.
+        reason: see there.
+        endpoint_url: see there.
+        stream_endpoint_url: see there.
+        document_name: see there.
+        timeout: seconds for each step: the session, the exchange of keys, authentication.
+
+    Raises:
+        SshError: ``AuthenticationFailed``, ``HostKeyChanged``, ``HostKeyUnknown``, ``SshConnectFailed``.
+        ConfigurationError: ssh_config, region, credentials.
+        SsmProxyError: as ``connect``.
+    """
+    access = make_access(
+        session=session,
+        port=port,
+        key_filename=key_filename,
+        password=password,
+        config_file=config_file,
+        profile=profile,
+        region=region,
+        reason=reason,
+        endpoint_url=endpoint_url,
+        stream_endpoint_url=stream_endpoint_url,
+        document_name=document_name,
+        timeout=timeout,
+    )
+    with login_to(target, username, access) as login:
+        return login.open_client()
+
+
+def make_access(
+    *,
+    session: boto3.Session | None,
+    port: int | None,
+    key_filename: Path | Sequence[Path],
+    password: str | None,
+    config_file: Path | None,
+    timeout: float,
+    **options: str | None,
+) -> Access:
+    """Give what the arguments of the public functions say; ``options`` are those of ``ssm-proxy proxy``."""
+    return Access(
+        session=session,
+        options={name.replace("_", "-"): value for name, value in options.items() if value is not None},
+        port=port,
+        key_filename=[key_filename] if isinstance(key_filename, str | os.PathLike) else list(key_filename),
+        password=None if password is None else Secret(password),
+        config_file=config_file,
+        timeout=timeout,
+    )
+
+
+def _service_for(settings: SshSettings, access: Access) -> tuple[Service, dict[str, str]]:
+    """Give the service that a host is reached by, and the options of sessions there.
+
+    What the caller says comes first, then what the host's ProxyCommand in ssh_config says.
+    """
+    options = {name.removeprefix("--"): value for name, value in settings.proxy_options.items()}
+    if access.session is not None:
+        options.pop("profile", None)  # that is what a session is for
+    options.update(access.options)
+    service = Service(
+        session=access.session,
+        profile=options.get("profile"),
+        region=options.get("region"),
+        endpoint_url=options.get("endpoint-url"),
+        stream_endpoint_url=options.get("stream-endpoint-url"),
+    )
+    names = {"reason": "reason", "document-name": "document_name"}
+    return service, {names[name]: value for name, value in options.items() if name in names}

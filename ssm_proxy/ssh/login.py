@@ -1,0 +1,74 @@
+"""Logs in to one host, as often as is wanted, with one set of credentials and one look at its host key."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from paramiko import SSHClient
+
+    from ssm_proxy.secret import Secret
+    from ssm_proxy.ssh.prompts import Prompter
+    from ssm_proxy.ssh.settings import SshSettings
+
+STEP_TIMEOUT = 60.0
+
+
+class Login:
+    """A context manager; connections outlive it. Threads may share it: the first one asks, the others wait for it.
+
+    Args:
+        settings: of the host.
+        dial: gives a socket that is connected to its sshd. What the socket has as ``error`` in the end is why it ended.
+        prompter: asked for what is missing; None: nobody is.
+        password: of the account, or of the keys.
+        notify: told of a new host key.
+        timeout: seconds for each step of a connection.
+    """
+
+    def __init__(
+        self,
+        settings: SshSettings,
+        dial: Callable[[], socket.socket],
+        *,
+        prompter: Prompter | None = None,
+        password: Secret | None = None,
+        notify: Callable[[str], None],
+        timeout: float = STEP_TIMEOUT,
+    ) -> None:
+        from ssm_proxy.ssh.auth import Authenticator
+        from ssm_proxy.ssh.host_keys import HostKeyCheck
+        from ssm_proxy.ssh.prompts import NobodyToAsk
+
+        asked = prompter or NobodyToAsk()
+        self._settings = settings
+        self._dial = dial
+        self._authenticator = Authenticator(settings, prompter=asked, password=password)
+        self._host_keys = HostKeyCheck(settings, asked, notify)
+        self._timeout = timeout
+
+    def __enter__(self) -> Login:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._authenticator.close()
+
+    def open_client(self) -> SSHClient:
+        """Connect and log in. Closing the client closes the connection.
+
+        Raises:
+            SsmProxyError: as ``dial`` and ``client.open_client``.
+        """
+        from ssm_proxy.ssh.client import open_client
+
+        connection = self._dial()
+        return open_client(
+            connection,
+            self._settings,
+            self._authenticator,
+            self._host_keys,
+            timeout=self._timeout,
+            why_ended=lambda: getattr(connection, "error", None),
+        )
