@@ -145,9 +145,9 @@ class Engine:
                 self._context.notice(f"interrupted; {_resume_hint(self._context.parts)}")
                 self._tell()
             raise
+        self._tell()
         self._node.close()
         self._pool.close()
-        self._tell()
         result = CopyResult(
             copied_bytes=self._context.moved_bytes,
             total_bytes=self._bytes_in_place,
@@ -236,5 +236,5 @@ def _incomplete(result: CopyResult) -> CopyIncomplete:
         what,
         result=result,
         cause=first.error if count == 1 else f"the first of them, {first.source}: {first.error}",
-        hint=f"{done} others are in place" if done else None,
+        hint=f"{done} other file{' is' if done == 1 else 's are'} in place" if done else None,
     )
