@@ -8,12 +8,18 @@ import logging
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from ssm_proxy.api.asyncio_streams import open_connection as open_connection
+    from ssm_proxy.api.commands import CommandResult as CommandResult
+    from ssm_proxy.api.commands import run as run
     from ssm_proxy.api.connecting import connect as connect
     from ssm_proxy.api.connection import Connection as Connection
     from ssm_proxy.api.copying import copy as copy
+    from ssm_proxy.api.forwarding import BoundAddress as BoundAddress
+    from ssm_proxy.api.forwarding import forward as forward
     from ssm_proxy.api.ssh import ssh_client as ssh_client
     from ssm_proxy.errors import AccessDenied as AccessDenied
     from ssm_proxy.errors import AuthenticationFailed as AuthenticationFailed
+    from ssm_proxy.errors import CommandFailed as CommandFailed
     from ssm_proxy.errors import ConfigurationError as ConfigurationError
     from ssm_proxy.errors import ControlPlaneError as ControlPlaneError
     from ssm_proxy.errors import CopyError as CopyError
@@ -46,6 +52,9 @@ __version__ = "0.1.0"
 __all__ = [
     "AccessDenied",
     "AuthenticationFailed",
+    "BoundAddress",
+    "CommandFailed",
+    "CommandResult",
     "ConfigurationError",
     "Connection",
     "ControlPlaneError",
@@ -76,20 +85,28 @@ __all__ = [
     "__version__",
     "connect",
     "copy",
+    "forward",
+    "open_connection",
+    "run",
     "ssh_client",
 ]
 
 # Public name -> the module that has it. Those that are not here are errors.
 _HOMES = {
-    "ssh_client": "ssm_proxy.api.ssh",
-    "copy": "ssm_proxy.api.copying",
-    "Progress": "ssm_proxy.file_copy.values",
-    "FileState": "ssm_proxy.file_copy.values",
-    "FileOutcome": "ssm_proxy.file_copy.values",
+    "BoundAddress": "ssm_proxy.api.forwarding",
+    "CommandResult": "ssm_proxy.api.commands",
+    "Connection": "ssm_proxy.api.connection",
     "CopyIncomplete": "ssm_proxy.file_copy.values",
     "CopyResult": "ssm_proxy.file_copy.values",
-    "Connection": "ssm_proxy.api.connection",
+    "FileOutcome": "ssm_proxy.file_copy.values",
+    "FileState": "ssm_proxy.file_copy.values",
+    "Progress": "ssm_proxy.file_copy.values",
     "connect": "ssm_proxy.api.connecting",
+    "copy": "ssm_proxy.api.copying",
+    "forward": "ssm_proxy.api.forwarding",
+    "open_connection": "ssm_proxy.api.asyncio_streams",
+    "run": "ssm_proxy.api.commands",
+    "ssh_client": "ssm_proxy.api.ssh",
 }
 
 logging.getLogger(__name__).addHandler(logging.NullHandler())  # what a program does not ask for is not printed

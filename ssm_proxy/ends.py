@@ -1,8 +1,18 @@
-"""Layer 5: what the end of a session means, for commands and programs alike."""
+"""Layer 5: what the end of a session means, for the command line and for programs alike."""
 
 from __future__ import annotations
 
-from ssm_proxy.errors import ChannelClosed, HandshakeFailed, KmsFailed, SsmProxyError
+from ssm_proxy.errors import (
+    ChannelClosed,
+    HandshakeFailed,
+    KmsFailed,
+    RemotePortRefused,
+    SessionEnded,
+    SsmProxyError,
+)
+
+FAILED_AT_START_WITHIN = 90.0
+"""An agent needs a minute to report that it could not connect at the start (12.14)."""
 
 _KEY_REFUSED = "Fetching data key failed"
 """How the agent begins what it reports when KMS does not decrypt the data key (amazon-ssm-agent,
@@ -34,4 +44,39 @@ def closed_by_service(target: str, reason: str, *, has_begun: bool = True) -> Ss
         cause=reason or "it gave no reason; somebody may have terminated it",
         hint="start it again; a session without traffic ends after the idle timeout of the account's Session Manager "
         "preferences (20 minutes by default)",
+    )
+
+
+def cannot_be_forwarded(destination: str, reason: str) -> RemotePortRefused:
+    """Give the error for a forwarding that the service ended before anything ever came.
+
+    Args:
+        destination: for the text.
+        reason: what the service gave.
+    """
+    return RemotePortRefused(
+        f"{destination} cannot be forwarded",
+        cause=reason,
+        hint="on the node, /var/log/amazon/ssm/errors.log may say more",
+    )
+
+
+def told_status(code: int | None, closed_reason: str | None) -> int:
+    """Give the status that the document reports, where the command's own did not come.
+
+    Args:
+        code: what the document reported, if anything.
+        closed_reason: what the service gave, None if it did not end the session.
+
+    Raises:
+        SessionEnded: it reports none.
+    """
+    from ssm_proxy.sessions.command import MAX_STATUS
+
+    if code is not None and 0 < code <= MAX_STATUS:
+        return code
+    raise SessionEnded(
+        "the session ended, and the command's exit status did not come",
+        cause=closed_reason or "the service gave no reason; somebody may have terminated the session",
+        hint="its output, as far as it came, may not be all; a node without a POSIX shell needs start-session",
     )

@@ -39,6 +39,7 @@
         HostKeyUnknown
         HostKeyChanged
         AuthenticationFailed
+      CommandFailed                     1   a program asked for the command's status to be 0
 
 An error is up to three lines for the person who reads it at night: what happened (``message``), why (``cause``) and
 what to do next (``hint``). Messages are lower case, without a full stop, and never hold a token, key or payload.
@@ -238,3 +239,15 @@ class HostKeyChanged(SshError):
 
 class AuthenticationFailed(SshError):
     """The server let nobody in by what could be tried."""
+
+
+class CommandFailed(SsmProxyError):
+    """A command on a node ended with another status than 0, and whoever ran it wants that to be an error.
+
+    Args:
+        status: of the command.
+    """
+
+    def __init__(self, message: str, *, status: int, cause: str | None = None, hint: str | None = None) -> None:
+        super().__init__(message, cause=cause, hint=hint)
+        self.status = status

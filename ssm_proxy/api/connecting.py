@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ssm_proxy.api.service import BEGIN_TIMEOUT, SSH_DOCUMENT, Service
+from ssm_proxy.api.service import BEGIN_TIMEOUT, Service
+from ssm_proxy.sessions.port import STREAM_DOCUMENT
 
 if TYPE_CHECKING:
     import boto3
@@ -22,7 +23,7 @@ def connect(
     reason: str | None = None,
     endpoint_url: str | None = None,
     stream_endpoint_url: str | None = None,
-    document_name: str = SSH_DOCUMENT,
+    document_name: str = STREAM_DOCUMENT,
     timeout: float | None = BEGIN_TIMEOUT,
 ) -> Connection:
     """Connect to a TCP port of a managed node through Session Manager.

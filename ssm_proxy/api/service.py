@@ -14,7 +14,7 @@ from ssm_proxy.connector import SessionConnector, SessionRequest
 from ssm_proxy.ends import closed_by_service
 from ssm_proxy.errors import RemotePortRefused, SsmProxyError, TransportTimeout, UsageError
 from ssm_proxy.session import Session
-from ssm_proxy.sessions.port import check_stream_session
+from ssm_proxy.sessions.port import STREAM_DOCUMENT, check_stream_session
 from ssm_proxy.transport.bridge import BridgeOutcome
 from ssm_proxy.transport.local_connection import LocalConnection
 from ssm_proxy.transport.pipes import QUIET_TIME
@@ -27,8 +27,6 @@ if TYPE_CHECKING:
     from ssm_proxy.channel.handshake import SessionCheck
     from ssm_proxy.transport.application import Application
 
-SSH_DOCUMENT = "AWS-StartSSHSession"
-"""Its name says what AWS made it for; it carries any bytes to any TCP port of the node."""
 BEGIN_TIMEOUT = 60.0
 
 logger = logging.getLogger("ssm_proxy.api")
@@ -77,7 +75,7 @@ class Service:
         port: int = 22,
         *,
         reason: str | None = None,
-        document_name: str = SSH_DOCUMENT,
+        document_name: str = STREAM_DOCUMENT,
         timeout: float | None = BEGIN_TIMEOUT,
     ) -> Connection:
         """Connect to a port of a managed node: see `ssm_proxy.connect`."""
@@ -93,8 +91,7 @@ class Service:
         self, target: str, port: int, *, reason: str | None, document_name: str
     ) -> tuple[SessionThread, socket.socket]:
         """Begin to connect; give the thread that does, and the end of a pair that will be the connection."""
-        if isinstance(port, bool) or not isinstance(port, int) or not 0 < port < 65536:
-            raise UsageError(f"{port!r} is not a port", hint="use a number from 1 to 65535")
+        check_port(port)
         ours, theirs = socket.socketpair()
         ours.setblocking(False)
         local = LocalConnection(ours)
@@ -127,7 +124,12 @@ class Service:
                 local.close()
 
         thread = SessionThread(make_session, judge=judge, finish=finish)
-        thread.start()
+        try:
+            thread.start()
+        except BaseException:
+            ours.close()
+            theirs.close()
+            raise
         return thread, theirs
 
     def resolve(self, target: str) -> str:
@@ -149,6 +151,16 @@ class Service:
             notify=notify,
             mark=_no_mark,
         )
+
+
+def check_port(port: int) -> None:
+    """Check the number of a port of the node.
+
+    Raises:
+        UsageError: it is none.
+    """
+    if isinstance(port, bool) or not isinstance(port, int) or not 0 < port < 65536:
+        raise UsageError(f"{port!r} is not a port", hint="use a number from 1 to 65535")
 
 
 def notify(text: str) -> None:

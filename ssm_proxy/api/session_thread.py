@@ -107,19 +107,32 @@ class SessionThread(threading.Thread):
         if session is not None:
             session.stop(signal.SIGTERM)
 
-    def wait_over(self, timeout: float) -> bool:
+    def wait_over(self, timeout: float | None) -> bool:
         """Wait until the session is over at the service; give whether it is."""
         return self._is_over.wait(timeout)
 
     def end(self) -> None:
         """Wait for the end of a session whose local side has ended; after a while end it all the same. Bounded."""
-        if self.is_ours and threading.current_thread() is not self and not self.wait_over(CLOSE_TIMEOUT):
+        if not self.is_ours or threading.current_thread() is self:
+            return
+        if not self.wait_over(CLOSE_TIMEOUT):
             self.stop()
             self.wait_over(STOP_TIMEOUT)
+        self.join(STOP_TIMEOUT)
+
+    def start(self) -> None:
+        """Begin to run the session.
+
+        Raises:
+            RuntimeError: the system, or an interpreter that is ending, begins no more threads.
+        """
+        super().start()
+        atexit.register(self._at_exit)
+        if self._is_over.is_set():  # it has looked for the handler before there was one
+            atexit.unregister(self._at_exit)
 
     def run(self) -> None:
         """Run the session to its end; what it met is in `error`, and nothing is raised."""
-        atexit.register(self._at_exit)
         error: SsmProxyError | None = None
         try:
             session = self._make_session()

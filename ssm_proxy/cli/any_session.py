@@ -18,8 +18,8 @@ from ssm_proxy.cli.session_command import (
     make_session,
     run_session,
 )
-from ssm_proxy.ends import closed_by_service
-from ssm_proxy.errors import PortError, RemotePortRefused
+from ssm_proxy.ends import cannot_be_forwarded, closed_by_service
+from ssm_proxy.errors import PortError
 from ssm_proxy.sessions.command import MAX_STATUS
 from ssm_proxy.sessions.port import LocalEnd, PortKind, local_end, port_kind
 from ssm_proxy.tunnel import check_end
@@ -231,11 +231,7 @@ class _Choice:
             return exit_status(outcome)
         reason = outcome.closed_reason or ""
         if reason and not has_received:
-            raise RemotePortRefused(
-                f"{destination} cannot be forwarded",
-                cause=reason,
-                hint="on the node, /var/log/amazon/ssm/errors.log may say more",
-            )
+            raise cannot_be_forwarded(destination, reason)
         raise closed_by_service(self._target, reason)
 
     # --- the end ----------------------------------------------------------------------------------------------------

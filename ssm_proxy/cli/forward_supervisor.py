@@ -23,8 +23,8 @@ from ssm_proxy.cli.session_command import (
     Surroundings,
     make_session,
 )
-from ssm_proxy.ends import closed_by_service
-from ssm_proxy.errors import ChannelClosed, RemotePortRefused
+from ssm_proxy.ends import FAILED_AT_START_WITHIN, cannot_be_forwarded, closed_by_service
+from ssm_proxy.errors import ChannelClosed
 
 if TYPE_CHECKING:
     from types import FrameType
@@ -36,16 +36,12 @@ if TYPE_CHECKING:
     from ssm_proxy.transport.bridge import BridgeOutcome
     from ssm_proxy.transport.listener import Listener
 
-DOCUMENT = "AWS-StartPortForwardingSession"
-REMOTE_HOST_DOCUMENT = "AWS-StartPortForwardingSessionToRemoteHost"
 DRAIN_TIME = 10.0
 """What local programs get to take the last output of a session that the service has ended."""
 COMMAND_DRAIN_TIME = 5.0
 """What the command sent last gets to arrive after it has ended."""
 STOP_TIMEOUT = 4.0
 """Longer than a session takes that was stopped by a signal."""
-FAILED_AT_START_WITHIN = 90.0
-"""An agent needs a minute to report that it could not connect at the start (12.14)."""
 
 logger = logging.getLogger("ssm_proxy.cli")
 
@@ -53,11 +49,9 @@ logger = logging.getLogger("ssm_proxy.cli")
 def make_request(spec: ForwardSpec, target: str, reason: str | None) -> SessionRequest:
     """Give the session that one SPEC needs (docs/PROTOCOL.md section 1.3)."""
     from ssm_proxy.connector import SessionRequest
+    from ssm_proxy.sessions.port import forwarding_request
 
-    parameters = {"portNumber": [str(spec.host_port)]}
-    if spec.host is None:
-        return SessionRequest(target, DOCUMENT, parameters, reason)
-    return SessionRequest(target, REMOTE_HOST_DOCUMENT, {**parameters, "host": [spec.host]}, reason)
+    return SessionRequest(target, *forwarding_request(spec.host_port, spec.host), reason)
 
 
 class Forwarding(NamedTuple):
@@ -303,11 +297,7 @@ class ForwardSupervisor:
             and ended.number not in self._has_received
             and time.monotonic() - self._began < FAILED_AT_START_WITHIN
         ):
-            return RemotePortRefused(
-                f"{forward.destination} cannot be forwarded",
-                cause=reason,
-                hint="on the node, /var/log/amazon/ssm/errors.log may say more",
-            )
+            return cannot_be_forwarded(forward.destination, reason)
         return closed_by_service(forward.target, reason or "")
 
     # --- sessions ---------------------------------------------------------------------------------------------------

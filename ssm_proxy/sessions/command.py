@@ -33,6 +33,8 @@ INTERACTIVE_DOCUMENT: Final = "AWS-StartInteractiveCommand"
 SIGNAL_BASE: Final = 128
 """A shell's status of a command that a signal ended: this and the signal's number."""
 MAX_STATUS: Final = 255
+MARKER_BYTES: Final = 16
+"""Of chance, in a marker: each is two of its characters."""
 
 _RS: Final = b"\x1e"
 _MAX_FIELD_BYTES: Final = 3
@@ -214,3 +216,35 @@ class OutputSorter:
         elif field not in (b"b", b"z"):
             self.status = int(field)
             self._is_error = False
+
+
+class CommandStreams:
+    """Tells a command's two streams apart, whether its document joins them or not, and finds its status.
+
+    Args:
+        marker: as given to `command_text`; None for a command that was not made to write frames.
+    """
+
+    def __init__(self, marker: str | None) -> None:
+        self._sorters = None if marker is None else (OutputSorter(marker), OutputSorter(marker))
+
+    @property
+    def status(self) -> int | None:
+        """The command's exit status, once its frame has come."""
+        return None if self._sorters is None else self._sorters[0].status
+
+    def output(self, data: bytes) -> list[Piece]:
+        """Take what came as standard output; standard error may be in it."""
+        return [Piece(data, is_error=False)] if self._sorters is None else self._sorters[0].feed(data)
+
+    def error_output(self, data: bytes) -> list[Piece]:
+        """Take what came as standard error; it is nothing else."""
+        return [Piece(data, is_error=True)] if self._sorters is None else _as_error(self._sorters[1].feed(data))
+
+    def finish(self) -> list[Piece]:
+        """Give what was held back, when nothing more will come."""
+        return [] if self._sorters is None else self._sorters[0].finish() + _as_error(self._sorters[1].finish())
+
+
+def _as_error(pieces: Sequence[Piece]) -> list[Piece]:
+    return [Piece(piece.data, is_error=True) for piece in pieces]

@@ -6,12 +6,17 @@ sections 6.6 and 8.5). Our own version is newer than all gates of the agent.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from enum import Enum
 from typing import Any, NamedTuple
 
 from ssm_proxy.errors import HandshakeFailed
 from ssm_proxy.wire.constants import SessionType
 
+STREAM_DOCUMENT = "AWS-StartSSHSession"
+"""Its name says what AWS made it for; it carries any bytes to any TCP port of the node."""
+FORWARDING_DOCUMENT = "AWS-StartPortForwardingSession"
+REMOTE_HOST_DOCUMENT = "AWS-StartPortForwardingSessionToRemoteHost"
 LOCAL_PORT_FORWARDING = "LocalPortForwarding"
 UNIX_SOCKET = "unix"
 LAST_AGENT_WITHOUT_MUX = "3.0.196.0"
@@ -26,6 +31,13 @@ class PortKind(Enum):
     MUX = "a listener, many connections (8.8)"
 
 
+class PortRequest(NamedTuple):
+    """A session document and its parameters (1.3)."""
+
+    document_name: str
+    parameters: Mapping[str, Sequence[str]]
+
+
 class LocalEnd(NamedTuple):
     """Where a session document wants the client to listen (8.5)."""
 
@@ -33,6 +45,14 @@ class LocalEnd(NamedTuple):
     """0 is any free port."""
     socket_path: str | None = None
     """Of a Unix socket, which takes the place of the port."""
+
+
+def forwarding_request(port: int, host: str | None) -> PortRequest:
+    """Give what forwards connections to a port of the node, or of a host that the node reaches."""
+    parameters = {"portNumber": [str(port)]}
+    if host is None:
+        return PortRequest(FORWARDING_DOCUMENT, parameters)
+    return PortRequest(REMOTE_HOST_DOCUMENT, {**parameters, "host": [host]})
 
 
 def check_stream_session(session_type: str, properties: Any) -> str | None:

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Mapping, Sequence
 
 from ssm_proxy.channel.data_channel import DataChannel
-from ssm_proxy.sessions.command import OutputSorter, Piece
+from ssm_proxy.sessions.command import CommandStreams, Piece
 from ssm_proxy.sessions.standard_stream import INTERRUPT
 from ssm_proxy.transport.application import ApplicationBase
 from ssm_proxy.transport.endpoints import OutputEnd
@@ -37,7 +37,7 @@ class CommandOutput(ApplicationBase):
         interrupts: SignalWatch,
     ) -> None:
         super().__init__(channel)
-        self._sorters = None if marker is None else (OutputSorter(marker), OutputSorter(marker))
+        self._streams = CommandStreams(marker)
         self._sinks = (output, error_output)
         self._interrupts = interrupts
         self.interrupt_count = 0
@@ -47,7 +47,7 @@ class CommandOutput(ApplicationBase):
     @property
     def status(self) -> int | None:
         """The command's exit status, once its frame has come."""
-        return None if self._sorters is None else self._sorters[0].status
+        return self._streams.status
 
     @property
     def reader_is_gone(self) -> bool:
@@ -86,24 +86,16 @@ class CommandOutput(ApplicationBase):
                 self._interrupt(now)
 
     def output(self, pieces: Sequence[bytes], now: float) -> None:
-        data = b"".join(pieces)
-        if self._sorters is None:
-            self._sinks[0].write(data)
-        else:
-            self._write(self._sorters[0].feed(data))
+        self._write(self._streams.output(b"".join(pieces)))
 
     def error_output(self, data: bytes, now: float) -> None:
-        if self._sorters is not None:
-            data = b"".join(piece.data for piece in self._sorters[1].feed(data))
-        self._sinks[1].write(data)
+        self._write(self._streams.error_output(data))
 
     def exit_code(self, code: int) -> None:
         self.code = code
 
     def closed(self, reason: str) -> None:
-        if self._sorters is not None:
-            self._write(self._sorters[0].finish())
-            self._sinks[1].write(b"".join(piece.data for piece in self._sorters[1].finish()))
+        self._write(self._streams.finish())
 
     def close(self) -> None:
         for sink in self._sinks:
@@ -118,3 +110,46 @@ class CommandOutput(ApplicationBase):
         if self.interrupt_count == 1 and self.channel.is_started:
             logger.info("Ctrl-C is handed to the command")
             self.channel.send_input(INTERRUPT, now)
+
+
+class CollectedOutput(ApplicationBase):
+    """Keeps all of a command's output, for whoever asks when the session is over.
+
+    Args:
+        channel: not used for anything: such a command has no input.
+        marker: of the frames in both streams.
+    """
+
+    def __init__(self, channel: DataChannel, *, marker: str) -> None:
+        super().__init__(channel)
+        self._streams = CommandStreams(marker)
+        self._data = (bytearray(), bytearray())
+        self.code: int | None = None
+        """The exit code that the document told, if it tells one."""
+
+    @property
+    def status(self) -> int | None:
+        """The command's exit status, once its frame has come."""
+        return self._streams.status
+
+    def take(self) -> tuple[bytes, bytes]:
+        """Give what came as standard output and standard error, once."""
+        output, errors = self._data
+        self._data = (bytearray(), bytearray())
+        return bytes(output), bytes(errors)
+
+    def output(self, pieces: Sequence[bytes], now: float) -> None:
+        self._keep(self._streams.output(b"".join(pieces)))
+
+    def error_output(self, data: bytes, now: float) -> None:
+        self._keep(self._streams.error_output(data))
+
+    def exit_code(self, code: int) -> None:
+        self.code = code
+
+    def closed(self, reason: str) -> None:
+        self._keep(self._streams.finish())
+
+    def _keep(self, pieces: Sequence[Piece]) -> None:
+        for piece in pieces:
+            self._data[piece.is_error].extend(piece.data)

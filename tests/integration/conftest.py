@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +14,7 @@ from nodes import (
     EMBEDDED,
     HYBRID,
     REAL,
+    BecomeUser,
     Key,
     MakeUser,
     Sshd,
@@ -106,3 +108,23 @@ def new_user(key: Key, sshd: Sshd, start_emulator: StartEmulator) -> Iterator[Ma
 def user(emulator: Emulator, host: str, new_user: MakeUser) -> User:
     """A user of the shared emulator, on each kind of node."""
     return new_user(emulator, host)
+
+
+@pytest.fixture
+def become_user(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> BecomeUser:
+    """Make this very process a user of an emulator, one with no other AWS settings."""
+
+    def become(emulator: Emulator) -> None:
+        for name in os.environ:
+            if name.startswith("AWS_") or name.lower().endswith("_proxy"):
+                monkeypatch.delenv(name)
+        settings = {
+            "AWS_CONFIG_FILE": str(tmp_path / "aws_config"),
+            "AWS_SHARED_CREDENTIALS_FILE": str(tmp_path / "aws_credentials"),
+            "AWS_EC2_METADATA_DISABLED": "true",
+            **emulator.environment(),
+        }
+        for name, value in settings.items():
+            monkeypatch.setenv(name, value)
+
+    return become

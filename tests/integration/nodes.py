@@ -44,6 +44,8 @@ StartEmulator = Callable[..., Emulator]
 """The fixture ``start_emulator``."""
 MakeUser = Callable[..., "User"]
 """The fixture ``new_user``."""
+BecomeUser = Callable[[Emulator], None]
+"""The fixture ``become_user``."""
 
 
 def tool(name: str) -> str:

@@ -28,7 +28,7 @@ ALLOWED = {
     "aws": {"errors", "secret"},
     "ssh": {"errors", "secret"},
     "transport": {"wire", "channel", "mux", "sessions", "errors", "secret"},
-    "ends": {"errors"},
+    "ends": {"errors", "sessions"},
     # Programs do without the command line, and without the stand-in for the service.
     "api": {
         *("aws", "channel", "connector", "ends", "errors", "secret", "session", "sessions", "transport"),

@@ -23,17 +23,16 @@ from ssm_proxy.cli.session_command import (
     surroundings,
 )
 from ssm_proxy.cli.streams import claim_streams
-from ssm_proxy.errors import SessionEnded, SsmProxyError, UsageError
+from ssm_proxy.ends import told_status
+from ssm_proxy.errors import SsmProxyError, UsageError
 
 if TYPE_CHECKING:
     from ssm_proxy.channel.data_channel import DataChannel
     from ssm_proxy.connector import SessionRequest
     from ssm_proxy.transport.application import Application
-    from ssm_proxy.transport.bridge import BridgeOutcome
 
 EXIT_FAILURE = 255
 _INTERRUPTED = EXIT_SIGNAL_BASE + signal.SIGINT
-_MARKER_BYTES = 16
 
 _EPILOG = """\
 COMMAND and its arguments arrive exactly as they were given here; no shell on the node looks at them. For
@@ -148,7 +147,7 @@ def _run(arguments: argparse.Namespace) -> int:
 
     if not arguments.words:
         raise UsageError("a command is missing", hint=f"for a shell: ssm-proxy shell {arguments.target}")
-    marker = secrets.token_hex(_MARKER_BYTES)
+    marker = secrets.token_hex(command.MARKER_BYTES)
     on_terminal = arguments.on_terminal
     if on_terminal:
         from ssm_proxy.transport.console import terminal_size
@@ -175,7 +174,7 @@ def _run_on_terminal(around: Surroundings, request: SessionRequest, streams: tup
         return sorter.status
     if end.local_status is not None:
         return EXIT_FAILURE if end.shell.was_left else end.local_status
-    return _told_status(end.shell.code, end.outcome)
+    return told_status(end.shell.code, end.outcome.closed_reason)
 
 
 def _run_without(around: Surroundings, request: SessionRequest, streams: tuple[int, int], marker: str) -> int:
@@ -217,21 +216,4 @@ def _run_without(around: Surroundings, request: SessionRequest, streams: tuple[i
         return _INTERRUPTED
     if command.reader_is_gone:
         return READER_GONE
-    return _told_status(command.code, outcome)
-
-
-def _told_status(code: int | None, outcome: BridgeOutcome) -> int:
-    """Give the status that the document reports, where the command's own did not come.
-
-    Raises:
-        SessionEnded: it reports none.
-    """
-    from ssm_proxy.sessions.command import MAX_STATUS
-
-    if code is not None and 0 < code <= MAX_STATUS:
-        return code
-    raise SessionEnded(
-        "the session ended, and the command's exit status did not come",
-        cause=outcome.closed_reason or "the service gave no reason; somebody may have terminated the session",
-        hint="what the command wrote is above, as far as it came; a node without a POSIX shell needs start-session",
-    )
+    return told_status(command.code, outcome.closed_reason)

@@ -1,0 +1,205 @@
+"""`ssm_proxy.open_connection`: asyncio's usual pair."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Awaitable, Callable
+from random import Random
+from typing import TypeVar
+
+import pytest
+from forwards import echo, receive_exactly, serving
+from nodes import EMBEDDED, MIB, BecomeUser, StartEmulator, free_port, open_sessions, wait_until
+
+import ssm_proxy
+from ssm_proxy.emulator import Emulator, Faults
+
+pytestmark = pytest.mark.integration
+DATA = Random(6).randbytes(2 * MIB)
+WITHIN = 20.0
+_T = TypeVar("_T")
+
+
+@pytest.fixture
+def service(start_emulator: StartEmulator, become_user: BecomeUser) -> Emulator:
+    emulator = start_emulator()
+    become_user(emulator)
+    return emulator
+
+
+def on_node(
+    work: Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[_T]],
+    serve: Callable[[socket.socket], None] = echo,
+) -> _T:
+    """Do work in a loop with a connection to a server on the node; close it, and give the result."""
+
+    async def main(port: int) -> _T:
+        reader, writer = await ssm_proxy.open_connection(EMBEDDED, port=port)
+        try:
+            return await asyncio.wait_for(work(reader, writer), WITHIN)
+        finally:
+            writer.close()
+
+    with serving(serve) as port:
+        return asyncio.run(main(port))
+
+
+def test_bytes_arrive_both_ways(service: Emulator) -> None:
+    async def work(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bytes:
+        writer.write(DATA)
+        received, _ = await asyncio.gather(reader.readexactly(len(DATA)), writer.drain())
+        return received
+
+    assert on_node(work) == DATA
+    wait_until(lambda: not open_sessions(service), "closing ends the session")
+
+
+def test_half_close_and_the_end(service: Emulator) -> None:
+    def answer(server: socket.socket) -> None:
+        receive_exactly(server, 9)
+        server.sendall(DATA)
+
+    async def work(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bytes:
+        writer.write(b"question\n")
+        writer.write_eof()
+        received = await reader.read()
+        assert reader.at_eof()
+        assert await reader.readline() == b""
+        return received
+
+    assert on_node(work, answer) == DATA
+
+
+def test_the_loop_goes_on_while_it_connects(service: Emulator) -> None:
+    service.set_faults(Faults(stall_agent_s=0.5))
+
+    async def main(port: int) -> int:
+        turns = 0
+        connecting = asyncio.ensure_future(ssm_proxy.open_connection(EMBEDDED, port=port))
+        while not connecting.done():
+            turns += 1
+            await asyncio.sleep(0.01)
+        connecting.result()[1].close()
+        return turns
+
+    with serving(echo) as port:
+        assert asyncio.run(main(port)) > 3
+
+
+def test_many_at_once(service: Emulator) -> None:
+    """More than there are threads in the loop's pool."""
+
+    async def use(port: int) -> bytes:
+        reader, writer = await ssm_proxy.open_connection(EMBEDDED, port=port)
+        writer.write(DATA[:1000])
+        received = await reader.readexactly(1000)
+        writer.close()
+        await writer.wait_closed()
+        return received
+
+    async def main(port: int) -> set[bytes]:
+        return set(await asyncio.gather(*(use(port) for _ in range(12))))
+
+    with serving(echo) as port:
+        assert asyncio.run(main(port)) == {DATA[:1000]}
+
+
+READERS: dict[str, Callable[[asyncio.StreamReader], Awaitable[bytes]]] = {
+    "read": lambda reader: reader.read(100),
+    "read to the end": lambda reader: reader.read(),
+    "readline": lambda reader: reader.readline(),
+    "readexactly": lambda reader: reader.readexactly(100),
+    "readuntil": lambda reader: reader.readuntil(b"x"),
+}
+
+
+@pytest.mark.parametrize("read", READERS.values(), ids=READERS)
+def test_a_session_that_fails_is_no_end(
+    service: Emulator, read: Callable[[asyncio.StreamReader], Awaitable[bytes]]
+) -> None:
+    async def work(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"first\nhalf a line")
+        assert await reader.readexactly(6) == b"first\n"
+        while len(reader._buffer) < 11:  # type: ignore[attr-defined]
+            await asyncio.sleep(0.01)
+        service.set_faults(Faults(refuse_resume="gone"))
+        service.drop_connections()
+        while reader.exception() is None:
+            await asyncio.sleep(0.01)
+        assert await reader.readexactly(11) == b"half a line"  # it came before the end
+        with pytest.raises(ssm_proxy.SessionEnded):
+            await read(reader)
+        with pytest.raises(ssm_proxy.SessionEnded):
+            await writer.drain()
+
+    on_node(work)
+
+
+def test_lines_do_not_end_where_the_session_failed(service: Emulator) -> None:
+    async def work(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> list[bytes]:
+        writer.write(b"one\ntwo\n")
+        lines = []
+
+        async def read_all() -> None:
+            async for line in reader:
+                lines.append(line)
+                if len(lines) == 2:
+                    service.set_faults(Faults(refuse_resume="gone"))
+                    service.drop_connections()
+
+        with pytest.raises(ssm_proxy.SessionEnded):
+            await read_all()
+        return lines
+
+    assert on_node(work) == [b"one\n", b"two\n"]
+
+
+def test_a_writer_is_told_too(service: Emulator, caplog: pytest.LogCaptureFixture) -> None:
+    async def work(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        async def write_all() -> None:
+            while True:
+                writer.write(DATA[:100_000])
+                await writer.drain()
+
+        service.set_faults(Faults(refuse_resume="gone"))
+        service.drop_connections()
+        with pytest.raises(ssm_proxy.SessionEnded):
+            await write_all()
+
+    on_node(work)
+    assert [record for record in caplog.records if record.name == "asyncio" and record.levelname == "ERROR"] == []
+
+
+def test_what_cannot_begin(service: Emulator) -> None:
+    service.set_faults(Faults(deny="StartSession"))
+    with pytest.raises(ssm_proxy.AccessDenied):
+        asyncio.run(ssm_proxy.open_connection(EMBEDDED))
+    service.set_faults(Faults(stall_agent_s=5))
+    with pytest.raises(ssm_proxy.TransportTimeout):
+        asyncio.run(ssm_proxy.open_connection(EMBEDDED, timeout=0.3))
+
+
+def test_a_refused_port(service: Emulator) -> None:
+    async def main() -> None:
+        reader, writer = await ssm_proxy.open_connection(EMBEDDED, port=free_port())
+        with pytest.raises(ssm_proxy.RemotePortRefused):
+            await reader.read(1)
+        writer.close()
+
+    asyncio.run(main())
+
+
+def test_a_task_that_is_cancelled_leaves_no_session(service: Emulator) -> None:
+    service.set_faults(Faults(stall_agent_s=5))
+
+    async def main() -> None:
+        task = asyncio.ensure_future(ssm_proxy.open_connection(EMBEDDED))
+        while not open_sessions(service):
+            await asyncio.sleep(0.01)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    asyncio.run(main())
+    wait_until(lambda: not open_sessions(service), "the session is over")
