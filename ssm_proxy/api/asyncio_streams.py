@@ -62,7 +62,7 @@ async def open_connection(
         endpoint_url=endpoint_url,
         stream_endpoint_url=stream_endpoint_url,
     )
-    thread, end = service.begin(target, port, reason=reason, document_name=document_name)
+    thread, end = service.begin(target, port, reason=reason, document_name=document_name, release=service.close)
     try:
         try:
             # Not in a thread of the loop's pool: it has few, and many connections would wait for each other.

@@ -120,7 +120,7 @@ def run(
         statuses.append(told_status(outputs[0].code, outcome.closed_reason) if status is None else status)
         return None
 
-    thread = SessionThread(make_session, judge=judge)
+    thread = SessionThread(make_session, judge=judge, release=service.close)
     thread.start()
     try:
         if not thread.wait_over(timeout):

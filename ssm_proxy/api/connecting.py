@@ -62,4 +62,6 @@ def connect(
         endpoint_url=endpoint_url,
         stream_endpoint_url=stream_endpoint_url,
     )
-    return service.dial(target, port, reason=reason, document_name=document_name, timeout=timeout)
+    return service.dial(
+        target, port, reason=reason, document_name=document_name, timeout=timeout, release=service.close
+    )

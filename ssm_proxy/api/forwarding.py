@@ -131,7 +131,9 @@ class _Forwarding:
         self._is_drained = threading.Event()
         # The session looks at one end; closing the other tells it that the local programs are over.
         self._ending, self._tell_ending = socket.socketpair()
-        self.thread = SessionThread(self._make_session, judge=self._judge, finish=self._is_drained.set)
+        self.thread = SessionThread(
+            self._make_session, judge=self._judge, release=service.close, finish=self._is_drained.set
+        )
 
     def drain(self) -> None:
         """Have what local programs sent last arrive, for some seconds at most."""

@@ -77,9 +77,19 @@ class Service:
         reason: str | None = None,
         document_name: str = STREAM_DOCUMENT,
         timeout: float | None = BEGIN_TIMEOUT,
+        release: Callable[[], None] = lambda: None,
     ) -> Connection:
-        """Connect to a port of a managed node: see `ssm_proxy.connect`."""
-        thread, end = self.begin(target, port, reason=reason, document_name=document_name)
+        """Connect to a port of a managed node: see `ssm_proxy.connect`.
+
+        Args:
+            target: see there, and so are all others but the last.
+            port: see there.
+            reason: see there.
+            document_name: see there.
+            timeout: see there.
+            release: called when the session is over, also if it could not begin.
+        """
+        thread, end = self.begin(target, port, reason=reason, document_name=document_name, release=release)
         try:
             thread.wait_begun(timeout, f"port {port} of {target}")
         except BaseException:
@@ -87,8 +97,12 @@ class Service:
             raise
         return Connection.over(end, thread)
 
+    def close(self) -> None:
+        """Close what is kept open for the next session, when there will be none. Those that go on are not touched."""
+        self.control_plane.close()
+
     def begin(
-        self, target: str, port: int, *, reason: str | None, document_name: str
+        self, target: str, port: int, *, reason: str | None, document_name: str, release: Callable[[], None]
     ) -> tuple[SessionThread, socket.socket]:
         """Begin to connect; give the thread that does, and the end of a pair that will be the connection."""
         check_port(port)
@@ -123,7 +137,7 @@ class Service:
             else:
                 local.close()
 
-        thread = SessionThread(make_session, judge=judge, finish=finish)
+        thread = SessionThread(make_session, judge=judge, release=release, finish=finish)
         try:
             thread.start()
         except BaseException:

@@ -8,6 +8,7 @@ import os
 import signal
 import threading
 import time
+import weakref
 from collections.abc import Callable
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
@@ -32,7 +33,8 @@ class SessionThread(threading.Thread):
     Args:
         make_session: makes the session; called in the thread, and may take its time.
         judge: gives the error that an end without one stands for, if any.
-        finish: called in the thread when the session is over at the service, and `error` says how.
+        release: called in the thread when the session is over at the service.
+        finish: called in the thread after that, when `error` says how it ended; may take as long as it likes.
     """
 
     def __init__(
@@ -40,11 +42,13 @@ class SessionThread(threading.Thread):
         make_session: Callable[[], Session],
         *,
         judge: Callable[[BridgeOutcome], SsmProxyError | None],
+        release: Callable[[], None] = lambda: None,
         finish: Callable[[], None] = lambda: None,
     ) -> None:
         super().__init__(name="ssm-proxy session", daemon=True)
         self._make_session = make_session
         self._judge = judge
+        self._release = release
         self._finish = finish
         self._process_id = os.getpid()
         self._lock = threading.Lock()
@@ -126,6 +130,9 @@ class SessionThread(threading.Thread):
         Raises:
             RuntimeError: the system, or an interpreter that is ending, begins no more threads.
         """
+        # urllib3 closes connections by finalizers, which do nothing any more once their own exit handler has run: have
+        # that come after ours, which still makes a call.
+        weakref.finalize(self, str).detach()
         super().start()
         atexit.register(self._at_exit)
         if self._is_over.is_set():  # it has looked for the handler before there was one
@@ -150,6 +157,7 @@ class SessionThread(threading.Thread):
         logger.info("the session is over: %s", "in order" if error is None else error)
         self.settle(error)
         self._session = None
+        self._release()
         self._is_over.set()
         atexit.unregister(self._at_exit)
         if not self._begun.done():

@@ -96,6 +96,12 @@ class BotocoreSession:
                     self._clients[service, patience] = self._create_client(service, patience)
             return self._clients[service, patience]
 
+    def close(self) -> None:
+        """Close the idle connections of the clients. They can be used again."""
+        with self._lock:
+            for client in self._clients.values():
+                client.close()
+
     def signing_region(self) -> str:
         """Give the region that signatures name; ``fips-`` and ``-fips`` in a region's name are not part of it."""
         region: str = self.client().meta.region_name

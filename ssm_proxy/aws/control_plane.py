@@ -235,6 +235,13 @@ class BotocoreControlPlane:
                 proxy_url=proxy,
             )
 
+    def close(self) -> None:
+        """Close the idle connections to the API, without which a process can end too. It can be used again."""
+        with self._lock:
+            session = self._session
+        if session is not None:
+            session.close()
+
     def _call_ecs(self, target: str, operation: str, request: Mapping[str, Any]) -> Mapping[str, Any]:
         with self._call(operation, target=target, service="ecs") as session:
             from botocore.exceptions import ClientError

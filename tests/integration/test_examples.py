@@ -1,0 +1,109 @@
+"""The Python programs in examples/, as a user would start them."""
+
+from __future__ import annotations
+
+import http.server
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from forwards import echo, serving
+from nodes import EMBEDDED, HYBRID, MakeUser, StartEmulator, User, free_port
+
+from ssm_proxy.emulator import Emulator, Node
+from ssm_proxy.emulator.certificates import make_server_context
+
+pytestmark = pytest.mark.integration
+EXAMPLES = Path(__file__).parents[2] / "examples"
+
+
+@pytest.fixture
+def user(emulator: Emulator, new_user: MakeUser) -> User:
+    return new_user(emulator)
+
+
+def run(user: User, name: str, *arguments: str | Path) -> tuple[int, str, str]:
+    """Run an example; give its status and what it said. A warning in it is an error."""
+    done = subprocess.run(
+        [sys.executable, "-W", "error", EXAMPLES / name, *arguments],
+        env=user.environment,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    return done.returncode, done.stdout, done.stderr
+
+
+class Page(http.server.BaseHTTPRequestHandler):
+    def do_GET(self) -> None:
+        body = b"all is well"
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+
+@contextmanager
+def web_server(context: Any = None) -> Iterator[int]:
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Page) as server:
+        if context is not None:
+            server.socket = context.wrap_socket(server.socket, server_side=True)
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
+        thread.start()
+        try:
+            yield server.server_address[1]
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+def test_connect_tls(user: User, tmp_path: Path) -> None:
+    context, authority = make_server_context(tmp_path, "localhost")
+    with web_server(context) as port:
+        assert run(user, "connect_tls.py", EMBEDDED, str(port), authority) == (0, "200 all is well\n", "")
+    with web_server() as port:
+        assert run(user, "connect_tls.py", EMBEDDED, str(port)) == (0, "200 all is well\n", "")
+    status, output, errors = run(user, "connect_tls.py", EMBEDDED, str(free_port()))
+    assert (status, output) == (10, "")
+    assert "connection refused" in errors
+
+
+def test_asyncio_client(user: User) -> None:
+    status, output, errors = run(user, "asyncio_client.py", EMBEDDED, HYBRID, "i-00000000000000000")
+    assert (status, errors) == (0, "")
+    first, second, third = output.splitlines()
+    assert first.startswith(f"{EMBEDDED}: SSH-2.0-")
+    assert second.startswith(f"{HYBRID}: SSH-2.0-")
+    assert "is not connected to Session Manager" in third
+
+
+def test_forward_database(start_emulator: StartEmulator, new_user: MakeUser) -> None:
+    user = new_user(start_emulator(nodes=[Node(node_id=EMBEDDED, hosts={"db.internal": "127.0.0.1"})]))
+    client = (
+        "import os, socket, sys\n"
+        "with socket.create_connection((os.environ['PGHOST'], int(os.environ['PGPORT'])), 10) as connection:\n"
+        "    connection.sendall(b'select 1')\n"
+        "    print(connection.recv(8, socket.MSG_WAITALL).decode())\n"
+        "sys.exit(3)\n"
+    )
+    with serving(echo) as port:
+        command = [sys.executable, "-c", client]
+        assert run(user, "forward_database.py", EMBEDDED, "db.internal", str(port), *command) == (3, "select 1\n", "")
+
+
+def test_run_command(user: User) -> None:
+    assert run(user, "run_command.py", EMBEDDED, "sh", "-c", "echo out; echo err >&2; exit 4") == (4, "out\n", "err\n")
+
+
+def test_every_program_is_tested() -> None:
+    tests = {name.removeprefix("test_") for name in globals() if name.startswith("test_")}
+    assert {path.stem for path in EXAMPLES.glob("*.py")} <= tests
