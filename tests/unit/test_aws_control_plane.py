@@ -11,6 +11,7 @@ import sys
 import threading
 from typing import Any
 
+import botocore.session
 import pytest
 from aws_service import SESSION, STREAM_URL, Answer, clear_environment, error, running, self_signed, write_config
 
@@ -269,6 +270,27 @@ def test_new_credentials_count_after_a_failure(home, monkeypatch):
         assert control_plane.resume_session("alice-0a1b") == Secret(SESSION["TokenValue"])
         assert "AKIDNEW" in service.requests[1].headers["Authorization"]
     assert "AKIDNEW" in control_plane.websocket_opening(WS).headers["Authorization"]
+
+
+def test_a_session_from_outside_is_used_as_it_is(monkeypatch):
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKIDENVIRONMENT")
+    theirs = botocore.session.Session()
+    theirs.set_credentials("AKIDTHEIRS", "x", "their token")
+    theirs.set_config_variable("region", "ap-south-1")
+    with running(Answer(body=SESSION)) as service:
+        control_plane = BotocoreControlPlane(endpoint_url=service.url, botocore_session=theirs)
+        start(control_plane)
+        control_plane.resume_session("alice-0a1b")
+        control_plane.terminate_session("alice-0a1b")
+        start(BotocoreControlPlane(endpoint_url=service.url, botocore_session=theirs, region="eu-west-2"))
+        control_plane.close()
+        start(control_plane)  # it can be used again
+    assert {each.headers["X-Amz-Security-Token"] for each in service.requests} == {"their token"}
+    scopes = [scope_of(each.headers) for each in service.requests]
+    assert scopes == ["ap-south-1/ssm"] * 3 + ["eu-west-2/ssm", "ap-south-1/ssm"]
+    opening = control_plane.websocket_opening(WS)
+    assert "Credential=AKIDTHEIRS/" in opening.headers["Authorization"]
+    assert scope_of(opening.headers) == "ap-south-1/ssmmessages"
 
 
 def test_no_second_mfa_code_is_asked_for(home):

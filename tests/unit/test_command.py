@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 
 from ssm_proxy.errors import UsageError
 from ssm_proxy.sessions.command import (
+    CommandStreams,
     OutputSorter,
     Piece,
     check_command_session,
@@ -322,3 +323,36 @@ def test_no_more_is_held_back_than_a_frame() -> None:
         assert len(shown) >= 10_000
     assert b"".join(piece.data for piece in sorter.feed(b"a")) == FRAME[:20] + b"a"
     assert sorter.feed(b"b") == [Piece(b"b", is_error=False)]
+
+
+# --- both streams -----------------------------------------------------------------------------------------------------
+
+
+def test_streams_that_come_as_one_are_told_apart() -> None:
+    streams = CommandStreams(MARKER)
+    assert streams.output(b"out" + FRAME + b"e\x1eerr" + FRAME) == [Piece(b"out", False), Piece(b"err", True)]
+    assert streams.status is None
+    assert streams.output(b"7\x1elate") == [Piece(b"late", False)]
+    assert streams.status == 7
+
+
+def test_streams_that_come_apart_stay_apart() -> None:
+    streams = CommandStreams(MARKER)
+    assert streams.error_output(b"err" + FRAME + b"z\x1e") == [Piece(b"err", True)]
+    assert streams.output(b"out" + END) == [Piece(b"out", False)]
+    assert streams.status == 0
+
+
+def test_what_was_held_back_comes_at_the_end() -> None:
+    streams = CommandStreams(MARKER)
+    assert streams.output(b"\x1e0") == []
+    assert streams.error_output(b"\x1e01") == []
+    assert streams.finish() == [Piece(b"\x1e0", False), Piece(b"\x1e01", True)]
+    assert streams.status is None
+
+
+def test_streams_without_frames_are_left_alone() -> None:
+    streams = CommandStreams(None)
+    assert streams.output(FRAME) == [Piece(FRAME, False)]
+    assert streams.error_output(END) == [Piece(END, True)]
+    assert (streams.finish(), streams.status) == ([], None)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import socket
 import threading
+import time
 
 import pytest
 
 from ssm_proxy.errors import ConnectFailed, SsmProxyError
 from ssm_proxy.secret import Secret
-from ssm_proxy.transport.connecting import Attempts, Connection
+from ssm_proxy.transport.connecting import Attempts, Connection, Termination
 from ssm_proxy.transport.websocket import WebSocketTransport
 
 DEADLINE = 10.0
@@ -147,3 +148,31 @@ def test_no_secret_in_the_repr() -> None:
     assert "hush" not in repr(result)
     result.websocket.close()
     theirs.close()
+
+
+class Terminator(Gate):
+    def __init__(self) -> None:
+        super().__init__()
+        self.threads_of_calls: list[threading.Thread] = []
+
+    def terminate(self) -> None:
+        self.threads_of_calls.append(threading.current_thread())
+
+
+def test_a_session_is_ended_in_a_thread() -> None:
+    connector = Terminator()
+    Termination(connector).wait(lambda: time.monotonic() + DEADLINE)
+    (thread,) = connector.threads_of_calls
+    assert thread is not threading.current_thread()
+
+
+def test_an_interpreter_that_is_ending_begins_no_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_: threading.Thread) -> None:
+        raise RuntimeError("can't create new thread at interpreter shutdown")
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    connector = Terminator()
+    termination = Termination(connector)
+    assert connector.threads_of_calls == []  # the last words go first
+    termination.wait(lambda: time.monotonic() + DEADLINE)
+    assert connector.threads_of_calls == [threading.current_thread()]

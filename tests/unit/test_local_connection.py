@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import socket
 import struct
+import subprocess
+import sys
 from collections.abc import Iterator
 
 import pytest
@@ -116,3 +118,62 @@ def test_a_reset_is_an_error_for_the_program(pair: Pair) -> None:
     connection.reset()
     with pytest.raises(ConnectionResetError):
         program.recv(1)
+
+
+# --- one end of a pair ----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def end() -> Iterator[Pair]:
+    ours, program = socket.socketpair()
+    ours.setblocking(False)
+    program.settimeout(10)
+    connection = LocalConnection(ours)
+    with program:
+        yield connection, program
+    connection.close()
+
+
+def test_an_end_that_is_closed_is_not_one_that_sends_no_more(end: Pair) -> None:
+    connection, program = end
+    assert not connection.other_end_has_gone()
+    program.shutdown(socket.SHUT_WR)
+    assert read(connection) == b""
+    assert connection.input_ended
+    assert not connection.other_end_has_gone()
+    program.close()
+    assert connection.other_end_has_gone()
+
+
+def test_what_was_not_read_does_not_make_the_end_a_reset(end: Pair) -> None:
+    connection, program = end
+    program.sendall(b"nobody reads this")
+    connection.write(b"the last words")
+    connection.close_unread()
+    assert program.recv(100) == b"the last words"
+    assert program.recv(100) == b""
+    with pytest.raises(BrokenPipeError):
+        program.sendall(b"more")
+
+
+def test_a_program_that_waits_to_send_is_told_that_nobody_takes_it(end: Pair) -> None:
+    connection, program = end
+    connection.refuse_input()
+    with pytest.raises(BrokenPipeError):
+        program.sendall(BIG)
+    connection.write(b"but this arrives")
+    assert program.recv(100) == b"but this arrives"
+
+
+def test_a_program_that_wants_sigpipe_does_not_die_of_our_writing() -> None:
+    program = (
+        "import signal, socket\n"
+        "from ssm_proxy.transport.local_connection import LocalConnection\n"
+        "signal.signal(signal.SIGPIPE, signal.SIG_DFL)\n"
+        "ours, theirs = socket.socketpair()\n"
+        "connection = LocalConnection(ours)\n"
+        "theirs.close()\n"
+        "connection.write(b'x')\n"
+        "assert connection.other_end_has_gone() and connection.is_deaf\n"
+    )
+    assert subprocess.run([sys.executable, "-c", program], timeout=60).returncode == 0
