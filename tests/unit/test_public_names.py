@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -44,6 +45,12 @@ def test_a_type_checker_sees_the_same_names() -> None:
 def test_the_errors_that_programs_catch_are_public() -> None:
     families = {each.__name__ for each in errors.SsmProxyError.__subclasses__()}
     assert {"SsmProxyError", *families} <= set(ssm_proxy.__all__)
+
+
+@pytest.mark.parametrize("name", sorted({*ssm_proxy.__all__} - {"__version__"}))
+def test_every_public_name_is_described(name: str) -> None:
+    text = (Path(__file__).parents[2] / "docs" / "api.md").read_text(encoding="utf-8")
+    assert re.search(rf"\b{name}\b", text)
 
 
 def test_other_names_are_not_there() -> None:
