@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import socket
+import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -11,7 +12,7 @@ from ssm_proxy.api.connection import Connection
 from ssm_proxy.api.session_thread import SessionThread
 from ssm_proxy.aws.control_plane import BotocoreControlPlane
 from ssm_proxy.connector import SessionConnector, SessionRequest
-from ssm_proxy.ends import closed_by_service
+from ssm_proxy.ends import FAILED_AT_START_WITHIN, closed_by_service
 from ssm_proxy.errors import RemotePortRefused, SsmProxyError, TransportTimeout, UsageError
 from ssm_proxy.session import Session
 from ssm_proxy.sessions.port import STREAM_DOCUMENT, check_stream_session
@@ -110,16 +111,21 @@ class Service:
         ours.setblocking(False)
         local = LocalConnection(ours)
         streams: list[SocketStream] = []
+        began = time.monotonic()
+
+        def ended(reason: str) -> None:
+            if not reason:
+                # A server that has finished. A session that somebody terminated by the API gives no reason either.
+                return
+            if not thread.begun.done():
+                thread.settle(closed_by_service(target, reason, has_begun=False))
+            elif not streams[0].output_bytes and time.monotonic() - began < FAILED_AT_START_WITHIN:
+                thread.settle(_did_not_answer(target, port, reason))
+            else:
+                thread.settle(closed_by_service(target, reason))
 
         def make_application(channel: DataChannel) -> SocketStream:
-            streams.append(
-                SocketStream(
-                    channel,
-                    local,
-                    begun=thread.set_begun,
-                    ended=lambda reason: thread.settle(_error_of_end(reason, streams[0], target, port)),
-                )
-            )
+            streams.append(SocketStream(channel, local, begun=thread.set_begun, ended=ended))
             return streams[0]
 
         def make_session() -> Session:
@@ -186,20 +192,12 @@ def _no_mark(stage: str) -> None:
     """Stand in where nobody measures the stages."""
 
 
-def _error_of_end(reason: str, stream: SocketStream, target: str, port: int) -> SsmProxyError | None:
-    """Give the error that the service's end of a session stands for; None for that of a server which has finished.
-
-    One that somebody terminated by the API gives no reason either, and cannot be told from that.
-    """
-    if not reason:
-        return None
-    if not stream.output_bytes:
-        return RemotePortRefused(
-            f"port {port} of {target} did not answer",
-            cause=reason,
-            hint="check that a server listens on that port; /var/log/amazon/ssm/errors.log on the node may say more",
-        )
-    return closed_by_service(target, reason)
+def _did_not_answer(target: str, port: int, reason: str) -> SsmProxyError:
+    return RemotePortRefused(
+        f"port {port} of {target} did not answer",
+        cause=reason,
+        hint="check that a server listens on that port; /var/log/amazon/ssm/errors.log on the node may say more",
+    )
 
 
 def _fell_quiet(target: str, port: int) -> SsmProxyError:

@@ -135,6 +135,17 @@ def test_what_was_sent_before_closing_arrives(service: Emulator) -> None:
     assert open_sessions(service) == []
 
 
+def test_closing_while_output_flows(service: Emulator) -> None:
+    def flood(server: socket.socket) -> None:
+        while True:
+            server.sendall(bytes(65536))
+
+    with connected(flood) as connection:
+        receive_exactly(connection, MIB)
+        wait_until(lambda: service.sessions()[-1].output_bytes > 2 * MIB, "much waits")
+    assert open_sessions(service) == []
+
+
 def test_a_server_that_closes_is_a_plain_end(service: Emulator) -> None:
     with connected(lambda server: server.sendall(DATA)) as connection:
         assert receive_all(connection) == DATA
@@ -232,6 +243,15 @@ def test_paramiko_takes_it(service: Emulator, key: Key) -> None:
             assert channel.makefile().read() == b"through ssh"
     transport.join(WITHIN)
     assert open_sessions(service) == []
+
+
+def test_paramiko_hands_on_why_the_session_failed(own_service: Emulator, key: Key) -> None:
+    with contextlib.closing(paramiko.Transport(ssm_proxy.connect(REAL))) as transport:
+        transport.connect(username=getpass.getuser(), pkey=paramiko.Ed25519Key.from_private_key_file(str(key.private)))
+        kill_sessions(own_service)
+        with pytest.raises(ssm_proxy.SessionEnded):
+            transport.open_session(timeout=WITHIN)
+    transport.join(WITHIN)
 
 
 def tls(tmp_path: Path) -> tuple[ssl.SSLContext, ssl.SSLContext]:
