@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Mapping, Sequence
-from functools import partial
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from ssm_proxy.api.service import Service, notify
 from ssm_proxy.secret import Secret
+from ssm_proxy.sessions.port import STREAM_DOCUMENT
 from ssm_proxy.ssh.login import STEP_TIMEOUT, Login
-from ssm_proxy.ssh.settings import SshSettings, read_settings
+from ssm_proxy.ssh.settings import read_settings
 
 if TYPE_CHECKING:
     import boto3
     import paramiko
 
+    from ssm_proxy.api.connection import Connection
     from ssm_proxy.ssh.prompts import Prompter
 
 Path = str | os.PathLike[str]
@@ -35,8 +37,9 @@ class Access(NamedTuple):
     timeout: float = STEP_TIMEOUT
 
 
-def login_to(host: str, user: str | None, access: Access) -> Login:
-    """Give what logs in to a node.
+@contextlib.contextmanager
+def login_to(host: str, user: str | None, access: Access) -> Iterator[Login]:
+    """Give what logs in to a node, as often as is wanted; its connections end before the block does.
 
     Args:
         host: as ssh is given it.
@@ -46,18 +49,61 @@ def login_to(host: str, user: str | None, access: Access) -> Login:
     Raises:
         ConfigurationError, UsageError: ssh_config, or the options.
     """
-    settings = read_settings(
-        host, user=user, port=access.port, identity_files=access.key_filename, config_file=access.config_file
-    )
-    service, session_options = _service_for(settings, access)
-    return Login(
-        settings,
-        partial(service.dial, settings.target, settings.port, timeout=access.timeout, **session_options),
-        prompter=access.prompter,
-        password=access.password,
-        notify=notify,
-        timeout=access.timeout,
-    )
+    reached = _Reached(host, user, access)
+    with contextlib.closing(reached.service), reached.login(reached.dial) as login:
+        yield login
+
+
+class _Reached:
+    """A host of ssh_config, and the service by which it is reached."""
+
+    def __init__(self, host: str, user: str | None, access: Access) -> None:
+        self._access = access
+        self._settings = read_settings(
+            host, user=user, port=access.port, identity_files=access.key_filename, config_file=access.config_file
+        )
+        # What the caller says comes first, then what the host's ProxyCommand in ssh_config says.
+        options = {name.removeprefix("--"): value for name, value in self._settings.proxy_options.items()}
+        if access.session is not None:
+            options.pop("profile", None)  # that is what a session is for
+        options.update(access.options)
+        self._reason = options.get("reason")
+        self._document_name = options.get("document-name", STREAM_DOCUMENT)
+        self.service = Service(
+            session=access.session,
+            profile=options.get("profile"),
+            region=options.get("region"),
+            endpoint_url=options.get("endpoint-url"),
+            stream_endpoint_url=options.get("stream-endpoint-url"),
+        )
+
+    def login(self, dial: Callable[[], Connection]) -> Login:
+        return Login(
+            self._settings,
+            dial,
+            prompter=self._access.prompter,
+            password=self._access.password,
+            notify=notify,
+            timeout=self._access.timeout,
+        )
+
+    def dial(self) -> Connection:
+        """Connect to the host's sshd. May be called from several threads."""
+        return self._dial(_keep)
+
+    def dial_last(self) -> Connection:
+        """The same, and let go of the service when that connection ends."""
+        return self._dial(self.service.close)
+
+    def _dial(self, release: Callable[[], None]) -> Connection:
+        return self.service.dial(
+            self._settings.target,
+            self._settings.port,
+            reason=self._reason,
+            document_name=self._document_name,
+            timeout=self._access.timeout,
+            release=release,
+        )
 
 
 def ssh_client(
@@ -121,7 +167,8 @@ def ssh_client(
         document_name=document_name,
         timeout=timeout,
     )
-    with login_to(target, username, access) as login:
+    reached = _Reached(target, username, access)
+    with reached.login(reached.dial_last) as login:
         return login.open_client()
 
 
@@ -147,21 +194,5 @@ def make_access(
     )
 
 
-def _service_for(settings: SshSettings, access: Access) -> tuple[Service, dict[str, str]]:
-    """Give the service that a host is reached by, and the options of sessions there.
-
-    What the caller says comes first, then what the host's ProxyCommand in ssh_config says.
-    """
-    options = {name.removeprefix("--"): value for name, value in settings.proxy_options.items()}
-    if access.session is not None:
-        options.pop("profile", None)  # that is what a session is for
-    options.update(access.options)
-    service = Service(
-        session=access.session,
-        profile=options.get("profile"),
-        region=options.get("region"),
-        endpoint_url=options.get("endpoint-url"),
-        stream_endpoint_url=options.get("stream-endpoint-url"),
-    )
-    names = {"reason": "reason", "document-name": "document_name"}
-    return service, {names[name]: value for name, value in options.items() if name in names}
+def _keep() -> None:
+    """Do not let go of the service: others use it."""

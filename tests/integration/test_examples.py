@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import getpass
 import http.server
 import subprocess
 import sys
@@ -102,6 +103,17 @@ def test_forward_database(start_emulator: StartEmulator, new_user: MakeUser) -> 
 
 def test_run_command(user: User) -> None:
     assert run(user, "run_command.py", EMBEDDED, "sh", "-c", "echo out; echo err >&2; exit 4") == (4, "out\n", "err\n")
+
+
+def test_ssh_command(user: User) -> None:
+    ssh_folder = user.folder / ".ssh"  # where a program that is told of no other file looks
+    ssh_folder.mkdir(mode=0o700)
+    (ssh_folder / "config").write_text(user.config.read_text())
+    account = getpass.getuser()
+    status, output, errors = run(
+        user, "ssh_command.py", account, EMBEDDED, "sh", "-c", "echo 'a  b'; echo err >&2; exit 5"
+    )
+    assert (status, output, errors) == (5, "a  b\n", "err\n")
 
 
 def test_every_program_is_tested() -> None:
