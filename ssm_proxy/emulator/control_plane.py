@@ -5,8 +5,6 @@ Source: docs/PROTOCOL.md section 1.1, the public API reference for limits and er
 
 from __future__ import annotations
 
-import base64
-import binascii
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -14,6 +12,7 @@ from datetime import datetime
 from typing import Any, Final, Protocol
 
 from ssm_proxy.emulator.agent_features import AGENT_VERSION
+from ssm_proxy.emulator.calls import Answer, ServiceError, check_allowed, invalid, page_of, structures, without_none
 from ssm_proxy.emulator.documents import (
     DEFAULT_DOCUMENT,
     ParameterError,
@@ -22,42 +21,12 @@ from ssm_proxy.emulator.documents import (
     resolve_document,
 )
 from ssm_proxy.emulator.faults import Faults
-from ssm_proxy.emulator.options import ECS_PREFIX, Node
+from ssm_proxy.emulator.managed_nodes import describe_instance_information
+from ssm_proxy.emulator.options import Node
 from ssm_proxy.emulator.session_table import OWNER, Session, SessionTable
 
-Answer = dict[str, Any]
 _DOCUMENT_NAME: Final = r"[a-zA-Z0-9_\-.:/]{3,128}"
 _ACTIVE: Final = frozenset({"Connected", "Connecting", "Disconnected", "Terminating"})
-
-
-class ServiceError(Exception):
-    """An answer of the API that is no success.
-
-    Args:
-        error_type: name of the error, as clients match it.
-        message: its text.
-        status: HTTP status.
-    """
-
-    def __init__(self, error_type: str, message: str, *, status: int = 400) -> None:
-        super().__init__(message)
-        self.error_type = error_type
-        self.message = message
-        self.status = status
-
-
-def check_allowed(faults: Faults, service: str, operation: str) -> None:
-    """Refuse an operation that the fault ``deny`` names.
-
-    Raises:
-        ServiceError: as IAM has it.
-    """
-    if operation in faults.deny.split(","):
-        raise ServiceError(
-            "AccessDeniedException",
-            f"User: {OWNER} is not authorized to perform: {service}:{operation} because no identity-based policy "
-            f"allows the {service}:{operation} action",
-        )
 
 
 class SessionStarter(Protocol):
@@ -66,6 +35,25 @@ class SessionStarter(Protocol):
     def session_started(self, session: Session) -> None: ...
     def terminate(self, session: Session) -> None: ...
     def stream_path(self, session: Session) -> str: ...
+
+
+class _Bucket:
+    """What StartSession calls are answered from; full at first."""
+
+    def __init__(self) -> None:
+        self._taken = 0.0
+        self._at = 0.0
+
+    def take(self, rate: float, size: int, now: float) -> bool:
+        """Take one; none is left when more than ``size`` were taken beyond ``rate`` per second. No rate, no end."""
+        if not rate:
+            return True
+        self._taken = max(0.0, self._taken - rate * (now - self._at))
+        self._at = now
+        if self._taken > size - 1:
+            return False
+        self._taken += 1
+        return True
 
 
 class ControlPlane:
@@ -98,6 +86,10 @@ class ControlPlane:
         self._agent_version = agent_version
         self._start_calls = 0
         self._refused_resumes = 0
+        self._bucket = _Bucket()
+        self.start_calls = 0
+        """All calls of StartSession, the throttled ones too."""
+        self.throttled_starts = 0
         self._operations: dict[str, Callable[[Mapping[str, Any]], Answer]] = {
             "StartSession": self._start_session,
             "ResumeSession": self._resume_session,
@@ -108,9 +100,10 @@ class ControlPlane:
         }
 
     def faults_changed(self) -> None:
-        """Count the calls of ``throttle_start`` and ``refuse_resume_times`` anew."""
+        """Count the calls of ``throttle_start`` and ``refuse_resume_times`` anew, and fill the bucket of starts."""
         self._start_calls = 0
         self._refused_resumes = 0
+        self._bucket = _Bucket()
 
     def call(self, operation: str, request: Mapping[str, Any]) -> Answer:
         """Answer one call. A StreamUrl in the answer is a path; who knows the listener makes it whole.
@@ -131,11 +124,7 @@ class ControlPlane:
         name = _text(request, "DocumentName", pattern=_DOCUMENT_NAME) or DEFAULT_DOCUMENT
         reason = _text(request, "Reason", largest=256, pattern=r".{1,256}")
         parameters = _parameters(request)
-        limit = self._faults().throttle_start
-        if limit:
-            self._start_calls += 1
-            if limit < 0 or self._start_calls <= limit:
-                raise ServiceError("ThrottlingException", "Rate exceeded")
+        self._check_rate()
         document = self._documents.get(name)
         if document is None:
             raise ServiceError("InvalidDocument", f"Document with name {name} does not exist.")
@@ -148,6 +137,18 @@ class ControlPlane:
             raise ServiceError("TargetNotConnected", f"{target} is not connected.")
         resolved = resolve_document(document, parameters)
         return self.add_session(node=node, document_name=name, document=resolved, reason=reason)
+
+    def _check_rate(self) -> None:
+        faults = self._faults()
+        self.start_calls += 1
+        self._start_calls += 1
+        if (
+            faults.throttle_start < 0
+            or self._start_calls <= faults.throttle_start
+            or not self._bucket.take(faults.start_rate, faults.start_burst, time.monotonic())
+        ):
+            self.throttled_starts += 1
+            raise ServiceError("ThrottlingException", "Rate exceeded")
 
     def add_session(self, **values: Any) -> Answer:
         """Start a session that has been checked; the values are those of ``SessionTable.add``."""
@@ -197,12 +198,12 @@ class ControlPlane:
     def _describe_sessions(self, request: Mapping[str, Any]) -> Answer:
         state = _text(request, "State", required=True)
         if state not in ("Active", "History"):
-            raise _invalid(state, "state", "Member must satisfy enum value set: [Active, History]")
+            raise invalid(state, "state", "Member must satisfy enum value set: [Active, History]")
         sessions = [each for each in self._sessions.all() if (each.status in _ACTIVE) == (state == "Active")]
-        for wanted in _list(request, "Filters", largest=6):
+        for wanted in structures(request, "Filters", largest=6):
             sessions = [each for each in sessions if _matches(each, wanted)]
-        page, token = _page(sessions[::-1], request, smallest=1, largest=200, default=50)
-        return _without_none({"Sessions": [_session_value(each) for each in page], "NextToken": token})
+        values = [_session_value(each) for each in reversed(sessions)]
+        return page_of("Sessions", values, request, smallest=1, largest=200, default=50)
 
     # --- nodes ---------------------------------------------------------------------------------------------------
 
@@ -212,49 +213,11 @@ class ControlPlane:
         return {"Target": target, "Status": "connected" if node is not None and node.is_online else "notconnected"}
 
     def _describe_instance_information(self, request: Mapping[str, Any]) -> Answer:
-        nodes = [each for each in self._nodes.values() if not each.node_id.startswith(ECS_PREFIX)]
-        values = [_node_value(each, self._agent_version) for each in nodes]
-        filters = [(each.get("Key"), each.get("Values")) for each in _list(request, "Filters")]
-        filters += [(each.get("key"), each.get("valueSet")) for each in _list(request, "InstanceInformationFilterList")]
-        members = {
-            "InstanceIds": "InstanceId",
-            "PingStatus": "PingStatus",
-            "PlatformTypes": "PlatformType",
-            "AgentVersion": "AgentVersion",
-            "ResourceType": "ResourceType",
-        }
-        for key, wanted in filters:
-            if not isinstance(wanted, list) or not wanted:
-                raise ServiceError("InvalidInstanceInformationFilterValue", "The filter has no values.")
-            if isinstance(key, str) and key.startswith("tag"):
-                values = []  # nodes of the emulator have no tags
-            elif not isinstance(key, str) or key not in members:
-                raise ServiceError("InvalidFilterKey", f"The filter key {key} is not valid.")
-            else:
-                values = [each for each in values if each[members[key]] in wanted]
-        page, token = _page(values, request, smallest=5, largest=50, default=50)
-        return _without_none({"InstanceInformationList": page, "NextToken": token})
-
-
-def _node_value(node: Node, agent_version: str) -> Answer:
-    is_hybrid = node.node_id.startswith("mi-")
-    return {
-        "InstanceId": node.node_id,
-        "PingStatus": "Online" if node.is_online else "ConnectionLost",
-        "LastPingDateTime": time.time() if node.is_online else time.time() - 3 * 3600,
-        "AgentVersion": agent_version,
-        "IsLatestVersion": agent_version == AGENT_VERSION,
-        "PlatformType": "Linux",
-        "PlatformName": "Emulator",
-        "PlatformVersion": "1",
-        "ResourceType": "ManagedInstance" if is_hybrid else "EC2Instance",
-        "IPAddress": "127.0.0.1",
-        "ComputerName": "localhost",
-    }
+        return describe_instance_information(request, tuple(self._nodes.values()), self._agent_version)
 
 
 def _session_value(session: Session) -> Answer:
-    return _without_none(
+    return without_none(
         {
             "SessionId": session.session_id,
             "Target": session.node.node_id,
@@ -294,14 +257,6 @@ def _matches(session: Session, wanted: Mapping[str, Any]) -> bool:
 # --- validation ----------------------------------------------------------------------------------------------------
 
 
-def _invalid(value: object, member: str, constraint: str) -> ServiceError:
-    shown = "null" if value is None else f"'{value}'"
-    return ServiceError(
-        "ValidationException",
-        f"1 validation error detected: Value {shown} at '{member}' failed to satisfy constraint: {constraint}",
-    )
-
-
 def _text(
     request: Mapping[str, Any], name: str, *, largest: int | None = None, required: bool = False, pattern: str = ""
 ) -> str:
@@ -309,27 +264,16 @@ def _text(
     member = name[0].lower() + name[1:]
     if value is None:
         if required:
-            raise _invalid(None, member, "Member must not be null")
+            raise invalid(None, member, "Member must not be null")
         return ""
     if not isinstance(value, str):
         raise ServiceError("SerializationException", f"{name} is not a string")
     if not value:
-        raise _invalid(value, member, "Member must have length greater than or equal to 1")
+        raise invalid(value, member, "Member must have length greater than or equal to 1")
     if largest is not None and len(value) > largest:
-        raise _invalid(value, member, f"Member must have length less than or equal to {largest}")
+        raise invalid(value, member, f"Member must have length less than or equal to {largest}")
     if pattern and not re.fullmatch(pattern, value):
-        raise _invalid(value, member, f"Member must satisfy regular expression pattern: ^{pattern}$")
-    return value
-
-
-def _list(request: Mapping[str, Any], name: str, *, largest: int | None = None) -> Sequence[Mapping[str, Any]]:
-    value = request.get(name)
-    if value is None:
-        return ()
-    if not isinstance(value, list) or not all(isinstance(each, dict) for each in value):
-        raise ServiceError("SerializationException", f"{name} is not a list of structures")
-    if largest is not None and not 1 <= len(value) <= largest:
-        raise _invalid(value, name.lower(), f"Member must have length between 1 and {largest}")
+        raise invalid(value, member, f"Member must satisfy regular expression pattern: ^{pattern}$")
     return value
 
 
@@ -343,26 +287,5 @@ def _parameters(request: Mapping[str, Any]) -> Mapping[str, Sequence[str]]:
         if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
             raise ServiceError("SerializationException", "a value of Parameters is not a list of strings")
         if not 1 <= len(name) <= 255:
-            raise _invalid(name, "parameters", "Map keys must have length between 1 and 255")
+            raise invalid(name, "parameters", "Map keys must have length between 1 and 255")
     return value
-
-
-def _page(
-    values: Sequence[Any], request: Mapping[str, Any], *, smallest: int, largest: int, default: int
-) -> tuple[Sequence[Any], str | None]:
-    count = request.get("MaxResults", default)
-    if type(count) is not int or not smallest <= count <= largest:
-        raise _invalid(count, "maxResults", f"Member must have value between {smallest} and {largest}")
-    start = 0
-    if (token := request.get("NextToken")) is not None:
-        try:
-            start = int(base64.b64decode(token, validate=True))
-        except (binascii.Error, ValueError, TypeError):
-            raise ServiceError("InvalidNextToken", "The specified token is not valid.") from None
-    end = start + count
-    following = base64.b64encode(str(end).encode()).decode() if end < len(values) else None
-    return values[start:end], following
-
-
-def _without_none(values: Answer) -> Answer:
-    return {name: value for name, value in values.items() if value is not None}

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
-from ssm_proxy.emulator.control_plane import Answer, ServiceError, check_allowed
+from ssm_proxy.emulator.calls import Answer, ServiceError, check_allowed
 from ssm_proxy.emulator.documents import SERVICE_DOCUMENTS, resolve_document
 from ssm_proxy.emulator.faults import Faults
 from ssm_proxy.emulator.options import Node

@@ -15,7 +15,7 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from ssm_proxy.emulator.agent_features import Feature, agent_has
-from ssm_proxy.emulator.control_plane import Answer, ServiceError
+from ssm_proxy.emulator.calls import Answer, ServiceError
 from ssm_proxy.errors import MalformedMessage
 from ssm_proxy.wire.constants import ACTION_KMS_ENCRYPTION, PayloadType
 from ssm_proxy.wire.payloads import RequestedAction

@@ -50,6 +50,8 @@ class Faults:
     resume_delay_s: float = _fault(0.0, "answer ResumeSession so late")
     refuse_open: int = _fault(0, "answer so many WebSocket openings with HTTP 403; -1: all")
     throttle_start: int = _fault(0, "answer so many StartSession calls with ThrottlingException; -1: all")
+    start_rate: float = _fault(0.0, "StartSession calls per second that are answered, the rest throttled; 0: no limit")
+    start_burst: int = _fault(1, "StartSession calls that are answered at once when there were none before")
     deny: str = _fault("", "operations answered with AccessDeniedException, joined by commas")
     pause_publication_s: float = _fault(0.0, "tell agent and client to pause, once in each session, for so long")
     stall_agent_s: float = _fault(0.0, "let the agent do nothing, once in each session, for so long")
@@ -75,8 +77,9 @@ class Faults:
                 raise UsageError(f"fault {each.name} is a probability, from 0 to 1, not {value}")
             if isinstance(value, int | float) and value < 0 and each.name not in ("refuse_open", "throttle_start"):
                 raise UsageError(f"fault {each.name} cannot be negative")
-        if self.queue_bytes < 1:
-            raise UsageError("fault queue_bytes must be at least 1")
+        for name in ("queue_bytes", "start_burst"):
+            if getattr(self, name) < 1:
+                raise UsageError(f"fault {name} must be at least 1")
 
     def shapes(self, direction: str) -> bool:
         """Say whether messages of this direction (``input`` or ``output``) are to be touched at all."""

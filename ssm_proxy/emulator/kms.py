@@ -18,7 +18,7 @@ from typing import Any, Final
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from ssm_proxy.emulator.control_plane import Answer, ServiceError, check_allowed
+from ssm_proxy.emulator.calls import Answer, ServiceError, check_allowed
 from ssm_proxy.emulator.faults import Faults
 
 ACCOUNT: Final = "123456789012"

@@ -50,6 +50,11 @@ class Node:
     instead of the one asked for. Other names are looked up on this machine."""
     ecs_names: tuple[str, str] = ("app", "app")
     """For a container of ECS: the names of its service and of itself."""
+    tags: Mapping[str, str] = field(default_factory=dict)
+    computer_name: str = "localhost"
+    platform: str = "Linux"
+    """What kind it says it is: Linux, Windows or MacOS. It behaves like this machine all the same."""
+    platform_name: str = "Emulator"
 
 
 ECS_PREFIX = "ecs:"
@@ -130,6 +135,19 @@ def parse_node(text: str) -> Node:
     if not separator or not host or not port.isascii() or not port.isdigit() or not 0 < int(port) < 65536:
         raise UsageError(f"'{rest}' is no HOST:PORT", hint=f"an example: --node {node_id}=127.0.0.1:2222")
     return Node(node_id=node_id, ssh_address=(host.removeprefix("[").removesuffix("]"), int(port)))
+
+
+def parse_node_tag(text: str) -> tuple[str, str, str]:
+    """Read ``ID:KEY=VALUE``; the key may hold colons, but no equals sign.
+
+    Raises:
+        UsageError: the text has another form.
+    """
+    name, separator, value = text.partition("=")
+    node_id, colon, key = name.partition(":")
+    if not separator or not colon or not _NODE_ID.fullmatch(node_id) or not key:
+        raise UsageError(f"'{text}' is no tag of a node", hint="an example: --node-tag i-0123456789abcdef0:Name=web-1")
+    return node_id, key, value
 
 
 def parse_remote_host(text: str) -> tuple[str, Address | str]:

@@ -109,6 +109,7 @@ class Emulator:
             "AWS_ENDPOINT_URL_SSM": self.endpoint_url,
             "AWS_ENDPOINT_URL_ECS": self.endpoint_url,
             "AWS_ENDPOINT_URL_KMS": self.endpoint_url,
+            "AWS_ENDPOINT_URL_RESOURCE_GROUPS_TAGGING_API": self.endpoint_url,
             "AWS_ACCESS_KEY_ID": credentials.access_key_id,
             "AWS_SECRET_ACCESS_KEY": credentials.secret_access_key,
             "AWS_REGION": self._options.region,

@@ -10,7 +10,6 @@ import json
 import logging
 import re
 import ssl
-import uuid
 from collections import Counter
 from collections.abc import Callable
 from typing import Any, Final
@@ -18,13 +17,16 @@ from urllib.parse import quote
 
 from aiohttp import web
 
+from ssm_proxy.emulator import rpc
+from ssm_proxy.emulator.calls import ServiceError
 from ssm_proxy.emulator.client_connection import ClientConnection, make_websocket
-from ssm_proxy.emulator.control_plane import ControlPlane, ServiceError
+from ssm_proxy.emulator.control_plane import ControlPlane
 from ssm_proxy.emulator.counts import ChannelCounts, SessionSnapshot
 from ssm_proxy.emulator.documents import SERVICE_DOCUMENTS
 from ssm_proxy.emulator.ecs import EcsControlPlane
 from ssm_proxy.emulator.faults import MANNERS, SIDES, Faults, change_faults
 from ssm_proxy.emulator.kms import KeyService
+from ssm_proxy.emulator.managed_nodes import TaggingService
 from ssm_proxy.emulator.options import Credentials, EmulatorOptions, Node
 from ssm_proxy.emulator.relay import SessionRelay
 from ssm_proxy.emulator.session_table import Session, SessionTable
@@ -34,7 +36,6 @@ from ssm_proxy.errors import UsageError
 _LOG = logging.getLogger("ssm_proxy.emulator.service")
 _OPENING_S: Final = 30.0
 _GOODBYE_S: Final = 0.3
-_JSON: Final = "application/x-amz-json-1.1"
 _OLDEST_CLIENT: Final = (1, 2, 764, 0)
 """The service's stated minimum (2.1.1)."""
 _CONTROL: Final = "/_emulator"
@@ -70,12 +71,14 @@ class EmulatedService:
         )
         self._key_service = KeyService(region=options.region, faults=self.get_faults)
         ecs = EcsControlPlane(nodes=self.nodes, add_session=self._control_plane.add_session, faults=self.get_faults)
+        tagging = TaggingService(nodes=self.nodes, region=options.region, faults=self.get_faults)
         self._apis: dict[str, tuple[str, Callable[[str, dict[str, Any]], dict[str, Any]]]] = {
             "AmazonSSM": ("ssm", self._control_plane.call),
             "AmazonEC2ContainerServiceV20141113": ("ecs", ecs.call),
             "TrentService": ("kms", self._key_service.call),
+            "ResourceGroupsTaggingAPI_20170126": ("tagging", tagging.call),
         }
-        """By the first part of X-Amz-Target: the service's name in signatures, and who answers."""
+        """By the name that calls have for it: the service's name in signatures, and who answers."""
         self._runner: web.AppRunner | None = None
         self._scheme = "http"
         self.authority = ""
@@ -89,6 +92,7 @@ class EmulatedService:
         """
         application = web.Application(client_max_size=1024 * 1024)
         application.router.add_post("/", self._answer_call)
+        application.router.add_post(rpc.CBOR_PATH, self._answer_call)
         application.router.add_get("/v1/data-channel/{session_id}", self._open_data_channel)
         application.router.add_get(f"{_CONTROL}/faults", self._show_faults)
         application.router.add_post(f"{_CONTROL}/faults", self._change_faults)
@@ -182,6 +186,8 @@ class EmulatedService:
             "open_sessions": len(self._relays),
             "open_sockets": len(self._connections),
             **totals,
+            "start_calls": self._control_plane.start_calls,
+            "throttled_starts": self._control_plane.throttled_starts,
             "client_defects": dict(defects),
             "sessions": [dataclasses.asdict(session) for session in sessions],
         }
@@ -226,37 +232,32 @@ class EmulatedService:
 
     async def _answer_call(self, request: web.Request) -> web.Response:
         body = await request.read()
-        target, _, operation = request.headers.get("X-Amz-Target", "").partition(".")
-        service, call = self._apis.get(target, ("ssm", None))
+        asked = rpc.call_of(request)
+        service, call = self._apis.get(asked.target, ("ssm", None))
         try:
             self._verify(request, body, service)
-            if call is None or not request.content_type.startswith("application/x-amz-json"):
+            if call is None or not asked.is_well_formed:
                 raise ServiceError("UnknownOperationException", "")
-            try:
-                values = json.loads(body or b"{}")
-            except (ValueError, RecursionError):
-                raise ServiceError("SerializationException", "The request is not JSON.") from None
-            if not isinstance(values, dict):
-                raise ServiceError("SerializationException", "The request is not a JSON object.")
-            if operation == "ResumeSession":
+            values = rpc.values_of(asked, body)
+            if asked.operation == "ResumeSession":
                 await asyncio.sleep(self._faults.resume_delay_s)
-            answer = call(operation, values)
+            answer = call(asked.operation, values)
         except SignatureRefused as refusal:
-            return self._error(operation, refusal.error_type, refusal.message, 400)
+            return self._error(asked, refusal.error_type, refusal.message, 400)
         except ServiceError as error:
-            return self._error(operation, error.error_type, error.message, error.status)
-        _LOG.info("< %s 200", operation)
+            return self._error(asked, error.error_type, error.message, error.status)
+        _LOG.info("< %s 200", asked.operation)
         # The name that the client knows us by may differ from the address that we listen on.
         scheme = "wss" if self._scheme == "https" else "ws"
         for values, name in ((answer, "StreamUrl"), (answer.get("session", {}), "streamUrl")):
             if name in values:
                 values[name] = f"{scheme}://{request.host}{values[name]}"
-        return _json_answer(answer, 200)
+        return asked.form.answer(answer, 200)
 
     @staticmethod
-    def _error(operation: str, error_type: str, message: str, status: int) -> web.Response:
-        _LOG.info("< %s %d %s", operation, status, error_type)
-        return _json_answer({"__type": error_type, "message": message}, status)
+    def _error(asked: rpc.Call, error_type: str, message: str, status: int) -> web.Response:
+        _LOG.info("< %s %d %s", asked.operation, status, error_type)
+        return asked.form.answer({"__type": error_type, "message": message}, status)
 
     def _verify(self, request: web.Request, body: bytes, service: str) -> None:
         path, _, query = request.raw_path.partition("?")
@@ -280,7 +281,7 @@ class EmulatedService:
         session_id = request.match_info["session_id"]
         if not self._opening_is_allowed(request):
             _LOG.info("< opening of %s refused with 403", session_id)
-            return _json_answer({"message": "Forbidden"}, 403)
+            return web.json_response({"message": "Forbidden"}, status=403)
         websocket = make_websocket()
         await websocket.prepare(request)
         session = self._table.find(session_id)
@@ -380,11 +381,6 @@ class EmulatedService:
 
     async def _show_statistics(self, request: web.Request) -> web.Response:
         return _control_answer(request, self.statistics())
-
-
-def _json_answer(values: dict[str, Any], status: int) -> web.Response:
-    headers = {"Content-Type": _JSON, "x-amzn-RequestId": str(uuid.uuid4())}
-    return web.Response(status=status, body=json.dumps(values).encode(), headers=headers)
 
 
 def _version(text: str) -> tuple[int, ...]:

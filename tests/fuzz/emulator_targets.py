@@ -12,7 +12,8 @@ from typing import Any
 from fuzz.choices import Choices
 from fuzz.wire_targets import MEMBERS, repair_digest
 
-from ssm_proxy.emulator.control_plane import ControlPlane, ServiceError
+from ssm_proxy.emulator.calls import ServiceError
+from ssm_proxy.emulator.control_plane import ControlPlane
 from ssm_proxy.emulator.documents import SERVICE_DOCUMENTS
 from ssm_proxy.emulator.faults import Faults, change_faults
 from ssm_proxy.emulator.inspection import DeafeningMessage, read_message

@@ -15,7 +15,8 @@ from botocore.exceptions import ClientError
 from emulator_peer import NODE, ssm_client
 
 from ssm_proxy.emulator import Credentials, Emulator, EmulatorOptions, Faults, Node
-from ssm_proxy.emulator.control_plane import ControlPlane, ServiceError
+from ssm_proxy.emulator.calls import ServiceError
+from ssm_proxy.emulator.control_plane import ControlPlane
 from ssm_proxy.emulator.documents import ResolvedDocument
 from ssm_proxy.emulator.service import _version
 from ssm_proxy.emulator.session_table import SessionTable
@@ -25,7 +26,11 @@ SSH = {"Target": NODE, "DocumentName": "AWS-StartSSHSession"}
 
 @pytest.fixture(scope="module")
 def shared() -> Iterator[Emulator]:
-    nodes = (Node(node_id=NODE), Node(node_id="i-0ff11ne", is_online=False), Node(node_id="mi-0123456789abcdef0"))
+    nodes = (
+        Node(node_id=NODE, tags={"Name": "web-1", "team": "blue"}),
+        Node(node_id="i-0ff11ne", is_online=False, tags={"team": "green"}),
+        Node(node_id="mi-0123456789abcdef0", tags={"team": "blue"}, platform="Windows", computer_name="PC-1"),
+    )
     with Emulator(EmulatorOptions(nodes=nodes)) as emulator:
         yield emulator
 

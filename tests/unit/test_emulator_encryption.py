@@ -17,7 +17,7 @@ from golden.transcripts import Record, records
 
 from ssm_proxy.channel.cipher import DataKey, PayloadCipher
 from ssm_proxy.emulator import Emulator, EmulatorOptions, Faults, encryption
-from ssm_proxy.emulator.control_plane import ServiceError
+from ssm_proxy.emulator.calls import ServiceError
 from ssm_proxy.emulator.documents import ResolvedDocument, SessionDocument
 from ssm_proxy.emulator.encryption import CUSTOMER_MESSAGE, AgentEncryption, KeyRefused
 from ssm_proxy.emulator.handshake import AgentHandshake, State

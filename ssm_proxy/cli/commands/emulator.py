@@ -62,6 +62,13 @@ def add_parser(subparsers: Any) -> None:
         "(default: i-0123456789abcdef0 and mi-0123456789abcdef0 with the embedded SSH server)",
     )
     parser.add_argument(
+        "--node-tag",
+        action="append",
+        default=[],
+        metavar="ID:KEY=VALUE",
+        help="a tag of a managed node; repeatable",
+    )
+    parser.add_argument(
         "--remote-host",
         action="append",
         default=[],
@@ -149,6 +156,7 @@ def run(arguments: argparse.Namespace) -> int:
             parse_agent_version,
             parse_credentials,
             parse_node,
+            parse_node_tag,
             parse_pacing,
             parse_remote_host,
         )
@@ -161,12 +169,18 @@ def run(arguments: argparse.Namespace) -> int:
         changes["credentials"] = parse_credentials(arguments.credentials)
     if arguments.agent_version is not None:
         changes["agent_version"] = parse_agent_version(arguments.agent_version)
-    nodes = tuple(parse_node(text) for text in arguments.node)
+    nodes = tuple(parse_node(text) for text in arguments.node) or DEFAULT_NODES
+    tags: dict[str, dict[str, str]] = {node.node_id: {} for node in nodes}
+    for text in arguments.node_tag:
+        node_id, key, value = parse_node_tag(text)
+        if node_id not in tags:
+            raise UsageError(f"there is no node '{node_id}' to have the tag '{key}'", hint=f"nodes: {', '.join(tags)}")
+        tags[node_id][key] = value
     hosts = dict(parse_remote_host(text) for text in arguments.remote_host)
     options = emulator.EmulatorOptions(
         host=arguments.host or "127.0.0.1",
         port=arguments.port,
-        nodes=tuple(dataclasses.replace(node, hosts=hosts) for node in nodes or DEFAULT_NODES),
+        nodes=tuple(dataclasses.replace(node, hosts=hosts, tags=tags[node.node_id]) for node in nodes),
         require_signed_open=arguments.require_signed_open,
         tls=arguments.tls,
         authorized_keys=arguments.authorized_keys,
