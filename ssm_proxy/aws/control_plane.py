@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 from urllib.parse import urlsplit
 
-from ssm_proxy.aws.botocore_session import BRIEF, PROMPT, QUICK, BotocoreSession
+from ssm_proxy.aws.botocore_session import BRIEF, PATIENT, PROMPT, QUICK, BotocoreSession
 from ssm_proxy.aws.call import Call
 from ssm_proxy.aws.error_mapping import mapped_errors, needs_mfa_code
 from ssm_proxy.aws.opening import (
@@ -26,12 +26,19 @@ from ssm_proxy.secret import DataKey, Secret
 
 if TYPE_CHECKING:
     from botocore.session import Session
+    from ssm_proxy.aws.nodes import NodeList, TagFilter
 
 __all__ = ["BotocoreControlPlane", "ControlPlane", "StartedSession", "WebSocketOpening"]
 
 logger = logging.getLogger("ssm_proxy.aws")
 
 _UNKNOWN_IN_ECS = frozenset({"ClusterNotFoundException", "InvalidParameterException", "ServiceNotFoundException"})
+_LISTS = {
+    "DescribeInstanceInformation": ("ssm", "ssm", PATIENT, "describe_instance_information"),
+    # Its endpoint is often out of reach where that of Systems Manager is not: no reason to wait for long.
+    "GetResources": ("tag", "resourcegroupstaggingapi", PROMPT, "get_resources"),
+}
+"""Operation -> the service as IAM names it, as botocore does, patience, and the method."""
 
 
 class StartedSession(NamedTuple):
@@ -115,6 +122,20 @@ class BotocoreControlPlane:
         from ssm_proxy.aws.targets import resolve_target
 
         return resolve_target(text, lambda operation, request: self._call_ecs(text, operation, request), notify)
+
+    def list_nodes(self, filters: Sequence[TagFilter] = ()) -> NodeList:
+        """Give the managed nodes of account and region that have all of some tags, with all of theirs.
+
+        Raises:
+            SsmProxyError: as for ``start_session``.
+        """
+        from ssm_proxy.aws.nodes import list_nodes
+
+        return list_nodes(self._ask, filters)
+
+    def describe_place(self) -> str:
+        """Say where this asks, for a text: region and profile."""
+        return Call("", self._open()).place
 
     def start_session(
         self, *, target: str, document_name: str | None, parameters: Mapping[str, Sequence[str]], reason: str | None
@@ -260,6 +281,11 @@ class BotocoreControlPlane:
                     ) from error
                 raise
             return answer
+
+    def _ask(self, operation: str, request: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+        service, name, patience, method = _LISTS[operation]
+        with self._call(operation, service=service) as session:
+            return list(session.client(patience, name).get_paginator(method).paginate(**request))
 
     def _before_send(self, **_: object) -> None:
         if self._sending_start is not None:

@@ -39,12 +39,14 @@ _THROTTLED = frozenset(
         "RequestThrottled",
         "RequestThrottledException",
         "SlowDown",
+        "ThrottledException",
         "Throttling",
         "ThrottlingException",
         "TooManyRequestsException",
     }
 )
 _DOCUMENT = frozenset({"InvalidDocument", "InvalidDocumentVersion", "InvalidDocumentContent"})
+_FILTER = frozenset({"ValidationException", "InvalidFilterKey", "InvalidInstanceInformationFilterValue"})
 _TIME_WORDS = ("signature expired", "not yet current", "skew", "clock")
 
 
@@ -90,7 +92,9 @@ def from_answer(response: Mapping[str, Any], operation: str, call: Call) -> SsmP
         return Throttled(
             f"{operation} was throttled, also at attempt {attempts}",
             cause=cause,
-            hint="start fewer sessions at once, or share one per node with ControlMaster and ControlPersist",
+            hint="start fewer sessions at once, or share one per node with ControlMaster and ControlPersist"
+            if operation == "StartSession"
+            else "try again in a minute",
         )
     return _from_request(response, code, cause, operation, call)
 
@@ -140,6 +144,12 @@ def _from_request(response: Mapping[str, Any], code: str, cause: str, operation:
             hint=f"what it takes: aws ssm describe-document --name {call.document}{call.profile_option}; ssh needs the "
             "parameter portNumber, exec needs command",
         )
+    if operation == "DescribeInstanceInformation" and code in _FILTER:
+        return ControlPlaneError(
+            "the service does not look for nodes with such a tag",
+            cause=cause,
+            hint="a tag is written KEY=VALUE, or KEY for any value, as in: ssm-proxy list --tag team=web",
+        )
     if code in ("ValidationException", "InvalidInstanceId", "InvalidTarget"):
         return ControlPlaneError(
             f"the service does not accept the {operation} request{_on(call)}",
@@ -165,7 +175,7 @@ def _on(call: Call) -> str:
 
 
 def _permission_hint(call: Call) -> str:
-    if call.service != "ssm":
+    if call.service != "ssm" or call.operation == "DescribeInstanceInformation":
         return f"the IAM policy has to allow {call.service}:{call.operation}"
     if call.operation == "StartSession":
         return (

@@ -21,6 +21,7 @@ COMMANDS = {
     "shell": "shell",
     "exec": "exec",
     "forward": "forward",
+    "list": "list",
     "plugin": "plugin",
     "emulator": "emulator",
     "demo": "demo",

@@ -40,11 +40,14 @@ class Surroundings(NamedTuple):
     """Shows a person one line."""
 
 
-def add_aws_options(parser: argparse.ArgumentParser) -> None:
+def add_aws_options(parser: argparse.ArgumentParser, *, opens_sessions: bool = True) -> None:
     """Add what chooses account, region and endpoints; all else is standard AWS configuration."""
     parser.add_argument("--profile", metavar="NAME", help="profile of the AWS configuration (default: AWS_PROFILE)")
     parser.add_argument("--region", metavar="NAME", help="AWS region (default: AWS_REGION, or the profile's)")
     parser.add_argument("--endpoint-url", metavar="URL", help="address of the Systems Manager API")
+    if not opens_sessions:
+        parser.set_defaults(stream_endpoint_url=None)
+        return
     parser.add_argument(
         "--stream-endpoint-url",
         metavar="URL",

@@ -260,6 +260,22 @@ def test_a_container_by_its_name(ecs_user: User) -> None:
     assert (done.returncode, done.stdout, done.stderr) == (0, b"in the container\n", b"")
 
 
+# Nodes
+
+
+def test_nodes_and_their_tags(start_emulator: StartEmulator, new_user: MakeUser, path: str) -> None:
+    nodes = (Node(node_id=EMBEDDED, tags={"team": "web"}), Node(node_id="i-0ff11ne", is_online=False))
+    user = new_user(start_emulator(nodes=nodes), EMBEDDED, environment={"PATH": path})
+    done = aws(user, "resourcegroupstaggingapi", "get-resources", "--tag-filters", "Key=team", "--output", "json")
+    assert done.returncode == 0, done.stderr
+    (resource,) = json.loads(done.stdout)["ResourceTagMappingList"]
+    assert resource["ResourceARN"].endswith(f":instance/{EMBEDDED}")
+    assert resource["Tags"] == [{"Key": "team", "Value": "web"}]
+    found = ("ssm", "describe-instance-information", "--filters", "Key=tag:team,Values=web", "--output", "json")
+    (node,) = json.loads(aws(user, *found).stdout)["InstanceInformationList"]
+    assert node["InstanceId"] == EMBEDDED
+
+
 # Failures
 
 

@@ -18,6 +18,7 @@ from ssm_proxy.aws.botocore_session import BotocoreSession
 from ssm_proxy.aws.model_loader import MODELS, create_loader
 
 SERVICE = "ssm/2014-11-06/service-2"
+TAGGING = "resourcegroupstaggingapi/2017-01-26/service-2"
 SESSION_CALLS = ("StartSession", "ResumeSession", "TerminateSession")
 
 
@@ -51,7 +52,7 @@ def drift(ours: Any, theirs: Any, place: str = "") -> list[str]:
 def test_nothing_that_session_calls_use_has_changed_in_the_installed_model():
     """The other calls may gain members with each version: scripts/trim_model --check shows those."""
     ours = json.loads(Path(MODELS, f"{SERVICE}.json").read_text())
-    theirs = script().trim_service(Loader().load_data(SERVICE))
+    theirs = script().trim_service(Loader().load_data(SERVICE), script().SERVICES[SERVICE])
     assert drift(ours["operations"], theirs["operations"]) == []
     assert drift(reached_from(ours, SESSION_CALLS), theirs["shapes"]) == []
     for name in ("apiVersion", "endpointPrefix", "jsonVersion", "protocol", "signatureVersion", "targetPrefix"):
@@ -85,11 +86,19 @@ def test_drift_is_seen():
     assert len(drift(ours, theirs)) == 3
 
 
-def test_model_is_small_and_without_documentation():
-    text = Path(MODELS, f"{SERVICE}.json").read_text()
+@pytest.mark.parametrize("service", [SERVICE, TAGGING])
+def test_models_are_small_and_without_documentation(service):
+    text = Path(MODELS, f"{service}.json").read_text()
     assert len(text) < 40_000
     assert '"documentation"' not in text
-    assert sorted(json.loads(text)["operations"]) == sorted(script().OPERATIONS)
+    assert sorted(json.loads(text)["operations"]) == sorted(script().SERVICES[service])
+
+
+def test_tags_are_asked_for_in_the_form_that_every_botocore_knows():
+    ours = json.loads(Path(MODELS, f"{TAGGING}.json").read_text())
+    assert (ours["metadata"]["protocol"], ours["metadata"]["protocols"]) == ("json", ["json"])
+    theirs = script().trim_service(Loader().load_data(TAGGING), script().SERVICES[TAGGING])
+    assert drift(ours["shapes"], theirs["shapes"]) == []
 
 
 def test_endpoints_are_those_of_botocore_without_the_other_services():
@@ -104,7 +113,7 @@ def test_endpoints_are_those_of_botocore_without_the_other_services():
 REGIONS = ["us-east-1", "eu-west-1", "cn-north-1", "us-gov-west-1", "us-iso-east-1", "eusc-de-east-1", "xx-new-1"]
 
 
-@pytest.mark.parametrize("service", ["ssm", "sts", "sso", "sso-oidc"])
+@pytest.mark.parametrize("service", ["ssm", "sts", "sso", "sso-oidc", "resourcegroupstaggingapi"])
 @pytest.mark.parametrize(("fips", "dualstack"), [(False, False), (True, False), (False, True)])
 def test_addresses_and_signing_regions_are_those_of_botocore(monkeypatch, service, fips, dualstack):
     monkeypatch.setenv("AWS_USE_FIPS_ENDPOINT", str(fips).lower())
@@ -119,6 +128,7 @@ def address_of(session: Session, service: str, region: str) -> tuple[str, ...]:
     """Let botocore build a request, and stop it before it is sent."""
     calls = {
         "ssm": ("get_connection_status", {"Target": "i-0"}),
+        "resourcegroupstaggingapi": ("get_resources", {}),
         "sts": ("get_caller_identity", {}),
         "sso": ("list_accounts", {"accessToken": "x"}),
         "sso-oidc": ("start_device_authorization", {"clientId": "a", "clientSecret": "b", "startUrl": "c"}),
@@ -155,7 +165,7 @@ def test_legacy_sts_region_is_that_of_botocore(monkeypatch):
 
 def test_session_reads_our_model_and_not_the_whole_one():
     session = BotocoreSession(profile=None, region="eu-west-1", endpoint_url=None)
-    assert sorted(session.client().meta.service_model.operation_names) == sorted(script().OPERATIONS)
+    assert sorted(session.client().meta.service_model.operation_names) == sorted(script().SERVICES[SERVICE])
 
 
 def test_models_of_the_user_come_first(tmp_path):
