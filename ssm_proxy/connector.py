@@ -56,7 +56,7 @@ class SessionConnector:
         self._mark = mark
         self._starting = threading.Lock()
         self._early_failure: Exception | None = None
-        self._is_over = False
+        self._given_up = threading.Event()
         self._session = session
         # Still good until a WebSocket came about: a session that was never opened may not be one that can be resumed,
         # and the official client tries again with the same token too (2.6). Tokens of ResumeSession are used once.
@@ -122,9 +122,9 @@ class SessionConnector:
 
     def terminate(self) -> None:
         """End the session, also one whose StartSession is just being answered. Blocks."""
+        self._given_up.set()  # whoever is just about to start it comes too late, or stops waiting for its turn
         with self._starting:
             session = self._session
-            self._is_over = True  # whoever is just about to start it comes too late
         if session is not None:
             self._control_plane.terminate_session(session.session_id)
 
@@ -155,9 +155,9 @@ class SessionConnector:
     def _start(self) -> StartedSession:
         """Start the session unless there is one. The lock is held."""
         if self._session is None:
-            if self._is_over:
+            if self._given_up.is_set():
                 raise SessionEnded("the session was ended before it had been started")
-            self._session = self._control_plane.start_session(**self.request._asdict())
+            self._session = self._control_plane.start_session(**self.request._asdict(), given_up=self._given_up)
             self._first_token = self._session.token
             logger.info("session %s to %s", self._session.session_id, self.request.target)
             self._mark("StartSession answered")

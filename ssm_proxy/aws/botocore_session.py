@@ -123,6 +123,11 @@ class BotocoreSession:
             raise NoCredentialsError
         return found.get_frozen_credentials()
 
+    def account(self) -> str:
+        """Give what tells accounts apart, as far as it is known without a call: the account's id, else the profile."""
+        account_id = getattr(self._session.get_credentials(), "account_id", None)
+        return str(account_id or self.profile or "")
+
     def ca_bundle(self) -> str:
         """Give the file or folder of certificates that API calls trust."""
         from botocore.httpsession import get_cert_path

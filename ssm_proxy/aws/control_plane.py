@@ -21,6 +21,7 @@ from ssm_proxy.aws.opening import (
     sign_opening,
 )
 from ssm_proxy.aws.service_errors import says_session_is_gone
+from ssm_proxy.aws.start_budget import StartBudget
 from ssm_proxy.errors import ConfigurationError, ControlPlaneError, SsmProxyError, TargetNotFound
 from ssm_proxy.secret import DataKey, Secret
 
@@ -55,9 +56,19 @@ class ControlPlane(Protocol):
     """The service's side of a session's life. Every method may block for seconds: call from a worker thread."""
 
     def start_session(
-        self, *, target: str, document_name: str | None, parameters: Mapping[str, Sequence[str]], reason: str | None
+        self,
+        *,
+        target: str,
+        document_name: str | None,
+        parameters: Mapping[str, Sequence[str]],
+        reason: str | None,
+        given_up: threading.Event | None = None,
     ) -> StartedSession:
-        """Start a session on a managed node."""
+        """Start a session on a managed node.
+
+        Args:
+            given_up: set when nobody wants the session any more, so that waiting for it ends.
+        """
         ...
 
     def resume_session(self, session_id: str) -> Secret | None:
@@ -91,6 +102,7 @@ class BotocoreControlPlane:
         sending_start: called when all is ready and a request for a session leaves, and again for each repeat.
         botocore_session: one that somebody has set up: its credentials, settings and region (unless another is given)
             are used, and no profile.
+        notify: shows a person one line, when a session has to wait for its turn; None puts it into the log.
     """
 
     def __init__(
@@ -102,6 +114,7 @@ class BotocoreControlPlane:
         stream_endpoint_url: str | None = None,
         sending_start: Callable[[], None] | None = None,
         botocore_session: Session | None = None,
+        notify: Callable[[str], None] | None = None,
     ) -> None:
         self._profile = profile
         self._region = region
@@ -111,6 +124,9 @@ class BotocoreControlPlane:
         self._botocore_session = botocore_session
         self._lock = threading.Lock()
         self._session: BotocoreSession | None = None
+        self._notify = notify or logger.info
+        self._budget: tuple[Any, StartBudget] | None = None
+        """The client that starts sessions, and what holds it back."""
 
     def resolve_target(self, text: str, notify: Callable[[str], None]) -> str:
         """Give the id that StartSession takes for what the user wrote; only names of ECS tasks take calls.
@@ -138,11 +154,21 @@ class BotocoreControlPlane:
         return Call("", self._open()).place
 
     def start_session(
-        self, *, target: str, document_name: str | None, parameters: Mapping[str, Sequence[str]], reason: str | None
+        self,
+        *,
+        target: str,
+        document_name: str | None,
+        parameters: Mapping[str, Sequence[str]],
+        reason: str | None,
+        given_up: threading.Event | None = None,
     ) -> StartedSession:
-        """Call StartSession; throttled and failed requests are repeated with growing random pauses.
+        """Call StartSession; failed requests are repeated with growing random pauses, throttled ones in their turn.
+
+        Args:
+            given_up: ends the waiting for that turn when it is set.
 
         Raises:
+            SessionEnded: ``given_up`` was set.
             ConfigurationError, TargetNotConnected, AccessDenied, Throttled, DocumentRejected, ControlPlaneError,
             ConnectFailed: see ``error_mapping``.
         """
@@ -158,9 +184,8 @@ class BotocoreControlPlane:
             request["Reason"] = reason
         with self._call("StartSession", target=target, document_name=document_name) as session:
             client = session.client()
-            if self._sending_start is not None:
-                client.meta.events.register_last("before-send.ssm.StartSession", self._before_send)
-            answer = client.start_session(**request)
+            with self._budget_of(session, client).start(given_up):
+                answer = client.start_session(**request)
             return StartedSession(
                 session_id=_text(answer, "SessionId", "StartSession"),
                 stream_url=_text(answer, "StreamUrl", "StartSession"),
@@ -286,6 +311,16 @@ class BotocoreControlPlane:
         service, name, patience, method = _LISTS[operation]
         with self._call(operation, service=service) as session:
             return list(session.client(patience, name).get_paginator(method).paginate(**request))
+
+    def _budget_of(self, session: BotocoreSession, client: Any) -> StartBudget:
+        account = session.account()  # may take a look-up of credentials
+        with self._lock:
+            if self._budget is None or self._budget[0] is not client:
+                scope = (account, str(client.meta.region_name), str(client.meta.endpoint_url))
+                self._budget = (client, StartBudget(scope, self._notify))
+                self._budget[1].register(client)
+                client.meta.events.register_last("before-send.ssm.StartSession", self._before_send)
+            return self._budget[1]
 
     def _before_send(self, **_: object) -> None:
         if self._sending_start is not None:

@@ -87,7 +87,7 @@ def from_answer(response: Mapping[str, Any], operation: str, call: Call) -> SsmP
             hint="check that region and account are right, that the node and its SSM agent run, and that its instance "
             "profile has the policy AmazonSSMManagedInstanceCore",
         )
-    if code in _THROTTLED:
+    if is_throttling(code):
         attempts = response.get("ResponseMetadata", {}).get("RetryAttempts", 0) + 1
         return Throttled(
             f"{operation} was throttled, also at attempt {attempts}",
@@ -97,6 +97,11 @@ def from_answer(response: Mapping[str, Any], operation: str, call: Call) -> SsmP
             else "try again in a minute",
         )
     return _from_request(response, code, cause, operation, call)
+
+
+def is_throttling(code: object) -> bool:
+    """Tell whether an error code means that there were too many calls."""
+    return code in _THROTTLED
 
 
 def says_session_is_gone(response: Mapping[str, Any]) -> bool:

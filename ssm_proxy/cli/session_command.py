@@ -99,6 +99,7 @@ def surroundings(arguments: argparse.Namespace) -> Iterator[Surroundings]:
                 region=arguments.region,
                 endpoint_url=arguments.endpoint_url,
                 stream_endpoint_url=arguments.stream_endpoint_url,
+                notify=notify,
             ),
             notify=notify,
         )

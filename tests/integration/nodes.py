@@ -37,7 +37,7 @@ SSH_CONFIG = Path(__file__).resolve().parents[2] / "examples" / "ssh_config"
 OVER = ("Terminated", "Failed")
 
 _MARK = "SSM_PROXY_TEST_USER"
-_DROPPED_VARIABLES = ("AWS_", "SSH_", "SSM_PROXY_", "GIT_")
+_DROPPED_VARIABLES = ("AWS_", "SSH_", "SSM_PROXY_", "GIT_", "XDG_")
 _T = TypeVar("_T")
 
 StartEmulator = Callable[..., Emulator]

@@ -71,7 +71,13 @@ class ModelService:
     # --- the control plane of the tunnel ----------------------------------------------------------------------------
 
     def start_session(
-        self, *, target: str, document_name: str, parameters: Mapping[str, Sequence[str]], reason: str | None
+        self,
+        *,
+        target: str,
+        document_name: str,
+        parameters: Mapping[str, Sequence[str]],
+        reason: str | None,
+        given_up: object,
     ) -> StartedSession:
         self._world.reach()
         assert not self.calls, "one session is enough"

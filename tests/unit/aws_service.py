@@ -134,11 +134,11 @@ def self_signed(folder: Path) -> Path:
 
 
 def clear_environment(monkeypatch: Any, home: Path) -> None:
-    """Take away what the machine says about AWS and proxies; the configuration is ``home``'s."""
+    """Take away what the machine says about AWS, proxies and folders; the configuration is ``home``'s."""
     import os
 
     for name in list(os.environ):
-        if name.startswith(("AWS_", "BOTO")) or name.lower().endswith("_proxy") or name.endswith("_CA_BUNDLE"):
+        if name.startswith(("AWS_", "BOTO", "XDG_")) or name.lower().endswith("_proxy") or name.endswith("_CA_BUNDLE"):
             monkeypatch.delenv(name)
     monkeypatch.setenv("HOME", str(home))
     monkeypatch.setenv("USERPROFILE", str(home))

@@ -43,7 +43,13 @@ class WrittenControlPlane:
         self.proxy_url: str | None = None
 
     def start_session(
-        self, *, target: str, document_name: str, parameters: Mapping[str, Sequence[str]], reason: str | None
+        self,
+        *,
+        target: str,
+        document_name: str,
+        parameters: Mapping[str, Sequence[str]],
+        reason: str | None,
+        given_up: threading.Event,
     ) -> StartedSession:
         self.calls.append(f"start {target} {document_name}")
         self.parameters, self.reason = parameters, reason

@@ -91,6 +91,9 @@ def run(arguments: argparse.Namespace) -> int:
         # Of all ways to wake a thread this is the one that a signal handler may use.
         under_way: SimpleQueue[None] = SimpleQueue()
 
+        def notify(text: str) -> None:
+            _notify(text, stderr, arguments.log_file)
+
         def sending_start() -> None:
             timeline.mark("StartSession sent")
             under_way.put(None)
@@ -102,6 +105,7 @@ def run(arguments: argparse.Namespace) -> int:
                 endpoint_url=arguments.endpoint_url,
                 stream_endpoint_url=arguments.stream_endpoint_url,
                 sending_start=sending_start,
+                notify=notify,
             ),
             SessionRequest(
                 target=host,
@@ -126,7 +130,7 @@ def run(arguments: argparse.Namespace) -> int:
                 port=port,
                 input_fd=input_fd,
                 output_fd=output_fd,
-                notify=lambda text: _notify(text, stderr, arguments.log_file),
+                notify=notify,
                 mark=timeline.mark,
             )
         except BaseException:  # the session may be there already, and nobody else would end it

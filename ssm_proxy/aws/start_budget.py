@@ -1,0 +1,283 @@
+"""The user's budget of StartSession calls, shared by all processes through a small file.
+
+Nobody knows the service's limit, so nothing is counted until it says that there are too many: then all processes of the
+user take numbers, and wait for their turn. docs/design/0010 says why it is so. As long as nobody was refused a start
+costs one look whether the file is there; what is needed beyond that is not even imported.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import logging
+import os
+import random
+import stat
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any, Final
+
+from ssm_proxy.aws.service_errors import is_throttling
+from ssm_proxy.errors import SessionEnded, Throttled
+
+if TYPE_CHECKING:
+    from ssm_proxy.aws.start_rate import Pace
+
+logger = logging.getLogger("ssm_proxy.aws")
+
+PATIENCE: Final = 240.0
+"""How long a start waits for its turn, and is repeated, in all. Less than the tunnel waits for its first connection, so
+that the person is told of the throttling and not of that."""
+_MEMORY: Final = 300.0
+"""``start_rate.MEMORY``; that is imported only when the file is younger."""
+_LOCK_TIMEOUT: Final = 2.0
+_LOCK_POLL: Final = 0.01
+_LONGEST_NAP: Final = 5.0
+_SHORTEST_NAP: Final = 0.5
+"""Who waits looks again after a quarter of the time left, within these: the rate may have changed."""
+_JITTER: Final = 0.5
+"""At most, in turns: processes that were started together do not stay together."""
+_WORTH_TELLING: Final = 3.0
+_TELL_INTERVAL: Final = 30.0
+_LARGEST_FILE: Final = 4096
+_FOLDER: Final = "ssm-proxy"
+
+
+class _Start:
+    """One call of StartSession with all its repeats.
+
+    Args:
+        given_up: set when nobody wants the session any more.
+    """
+
+    def __init__(self, given_up: threading.Event) -> None:
+        self.given_up = given_up
+        self.until = time.monotonic() + PATIENCE
+        self.in_turn = False
+        """Whether the request that is under way waited for its turn."""
+        self.may_wait = False
+        """Whether its refusal was noted, so that all others know as well."""
+
+
+class StartBudget:
+    """Hooks into one client, and holds back its StartSession calls when it has to.
+
+    Args:
+        scope: what has a limit of its own: account, region, endpoint.
+        notify: shows a person one line.
+    """
+
+    def __init__(self, scope: tuple[str, ...], notify: Callable[[str], None]) -> None:
+        self._notify = notify
+        self._told_at: float | None = None
+        self._repeats = True
+        self._current = threading.local()
+        folder = _folder()
+        name = hashlib.sha256("\n".join(scope).encode()).hexdigest()[:16]
+        self._folder = folder
+        self._path = None if folder is None else os.path.join(folder, f"starts-{name}.json")
+
+    def register(self, client: Any) -> None:
+        """Have this asked by a botocore client."""
+        self._repeats = (client.meta.config.retries or {}).get("total_max_attempts") != 1
+        events = client.meta.events
+        # Before the signature, which would grow too old.
+        events.register("before-sign.ssm.StartSession", self._before_sign)
+        events.register("response-received.ssm.StartSession", self._response_received)
+        events.register_first("needs-retry.ssm.StartSession", self._needs_retry)
+
+    @contextlib.contextmanager
+    def start(self, given_up: threading.Event | None) -> Iterator[None]:
+        """Make one call of StartSession within this, in the same thread.
+
+        Args:
+            given_up: ends the waiting at once when it is set.
+
+        Raises:
+            Throttled: the turn did not come in time.
+            SessionEnded: ``given_up`` was set.
+        """
+        self._current.start = _Start(given_up or threading.Event())
+        try:
+            yield
+        finally:
+            self._current.start = None
+
+    # --- what botocore calls ----------------------------------------------------------------------------------------
+
+    def _before_sign(self, **_: object) -> None:
+        start: _Start = self._current.start
+        start.in_turn = False
+        if start.given_up.is_set():
+            raise _given_up()
+        if not self._is_needed():
+            return
+        pace = self._update(lambda pace, now: None if pace is None else pace.with_number(now))
+        if pace is not None:
+            self._wait(pace.last_number, start)
+            start.in_turn = True
+
+    def _response_received(self, parsed_response: Mapping[str, Any] | None, **_: object) -> None:
+        start: _Start = self._current.start
+        start.may_wait = False
+        if parsed_response is None:  # no answer
+            return
+        if _is_refusal(parsed_response):
+            start.may_wait = self._note_refusal(in_turn=start.in_turn)
+        elif start.in_turn:
+            self._update(lambda pace, now: None if pace is None else pace.succeeded(now))
+
+    def _needs_retry(self, **_: object) -> float | None:
+        """Repeat a refused call at once, which then waits for its turn; None leaves it to botocore."""
+        start: _Start = self._current.start
+        return 0.0 if start.may_wait and self._repeats and time.monotonic() < start.until else None
+
+    # --- waiting ----------------------------------------------------------------------------------------------------
+
+    def _wait(self, number: float, start: _Start) -> None:
+        turn = number + random.random() * _JITTER
+        while True:
+            now = time.time()
+            pace = self._read()
+            if pace is not None and pace.is_ahead_of(now):
+                pace = self._update(lambda pace, now: None if pace is None else pace.caught_up(now))
+            if pace is None or pace.is_over(now):
+                return
+            wait = pace.wait_for(turn, now)
+            if wait <= 0:
+                return
+            left = start.until - time.monotonic()
+            before = max(0, round(wait * pace.rate))
+            if left <= 0:
+                raise Throttled(
+                    f"StartSession is throttled, and it was not this one's turn within {PATIENCE / 60:.0f} minutes",
+                    cause=f"{before} more are before it, and the service takes about {pace.rate:.1f} per second",
+                    hint="start fewer sessions at once, or share one per node with ControlMaster and ControlPersist",
+                )
+            self._tell(wait, before)
+            if start.given_up.wait(min(wait, left, max(_SHORTEST_NAP, min(wait / 4, _LONGEST_NAP)))):
+                raise _given_up()
+
+    def _tell(self, wait: float, before: int) -> None:
+        now = time.monotonic()
+        if wait < _WORTH_TELLING or (self._told_at is not None and now - self._told_at < _TELL_INTERVAL):
+            return
+        self._told_at = now
+        self._notify(
+            f"StartSession is throttled; this one goes out in about {wait:.0f} s, "
+            f"{before} {'is' if before == 1 else 'are'} before it"
+        )
+
+    # --- the file ---------------------------------------------------------------------------------------------------
+
+    def _is_needed(self) -> bool:
+        """Look whether anybody was refused lately."""
+        if self._path is None:
+            return False
+        try:
+            return abs(time.time() - os.stat(self._path).st_mtime) < _MEMORY
+        except OSError:
+            return False
+
+    def _note_refusal(self, *, in_turn: bool) -> bool:
+        from ssm_proxy.aws.start_rate import first_pace
+
+        def change(pace: Pace | None, now: float) -> Pace:
+            return first_pace(now) if pace is None else pace.throttled(now, in_turn=in_turn)
+
+        pace = self._update(change)
+        if pace is not None:
+            logger.debug("StartSession was throttled; %.1f per second from now on", pace.rate)
+        return pace is not None
+
+    def _update(self, change: Callable[[Pace | None, float], Pace | None]) -> Pace | None:
+        """Change the file, while nobody else does.
+
+        Args:
+            change: gets the pace that is in force, or None, and the time; gives None to leave the file as it is.
+
+        Returns:
+            What is in force now; None also when the file cannot be had: then there is no budget.
+        """
+        from filelock import FileLock
+
+        from ssm_proxy.aws import start_rate
+
+        if self._folder is None or self._path is None:
+            return None
+        try:
+            if not _make_folder(self._folder):
+                return None
+            lock = FileLock(self._path.removesuffix(".json") + ".lock", mode=0o600)
+            with lock.acquire(timeout=_LOCK_TIMEOUT, poll_interval=_LOCK_POLL):
+                now = time.time()
+                before = self._read()
+                changed = change(None if before is None or before.is_over(now) else before, now)
+                if changed is not None:
+                    self._write(start_rate.to_text(changed))
+                return changed
+        except (OSError, NotImplementedError, RuntimeError) as error:  # a file system without locks, a full disk ...
+            logger.debug("no budget for StartSession: %s", error)
+            return None
+
+    def _read(self) -> Pace | None:
+        from ssm_proxy.aws.start_rate import from_text
+
+        if self._path is None:
+            return None
+        try:
+            with open(self._path, "rb") as file:
+                return from_text(file.read(_LARGEST_FILE))
+        except OSError:
+            return None
+
+    def _write(self, text: str) -> None:
+        """Replace the file as a whole: who reads it takes no lock."""
+        assert self._path is not None
+        new = f"{self._path}.new"
+        fd = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | getattr(os, "O_NOFOLLOW", 0), 0o600)
+        with os.fdopen(fd, "w") as file:
+            file.write(text)
+        os.replace(new, self._path)
+
+
+def _is_refusal(answer: Mapping[str, Any]) -> bool:
+    return is_throttling(answer.get("Error", {}).get("Code"))
+
+
+def _given_up() -> SessionEnded:
+    return SessionEnded("the session was ended before it had been started")
+
+
+def _folder() -> str | None:
+    """Name the folder for what all processes of the user share, here and now; None if there is no place for it."""
+    runtime = os.environ.get("XDG_RUNTIME_DIR", "")
+    if os.path.isabs(runtime) and _is_ours(runtime):  # su and sudo may leave that of somebody else
+        return os.path.join(runtime, _FOLDER)
+    cache = os.environ.get("XDG_CACHE_HOME", "")
+    if not os.path.isabs(cache):
+        cache = os.path.expanduser(os.path.join("~", ".cache"))
+    return os.path.join(cache, _FOLDER) if os.path.isabs(cache) else None
+
+
+def _make_folder(path: str) -> bool:
+    """Make sure that a folder is there, is the user's, and nobody else's.
+
+    Raises:
+        OSError: it cannot be made.
+    """
+    os.makedirs(path, mode=0o700, exist_ok=True)
+    if not _is_ours(path):
+        return False
+    if os.name == "posix" and stat.S_IMODE(os.lstat(path).st_mode) != 0o700:
+        os.chmod(path, 0o700)
+    return True
+
+
+def _is_ours(path: str) -> bool:
+    try:
+        found = os.lstat(path)
+    except OSError:
+        return False
+    return stat.S_ISDIR(found.st_mode) and (os.name != "posix" or found.st_uid == os.geteuid())

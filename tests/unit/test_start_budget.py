@@ -1,0 +1,321 @@
+"""The user's budget of StartSession calls: its file, its folder, and what becomes of a start, on real files."""
+
+from __future__ import annotations
+
+import os
+import stat
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from aws_service import SESSION, Answer, Service, clear_environment, error, running
+
+from ssm_proxy.aws import start_budget, start_rate
+from ssm_proxy.aws.control_plane import BotocoreControlPlane, StartedSession
+from ssm_proxy.errors import SessionEnded, Throttled
+
+REFUSED = error("ThrottlingException", "Rate exceeded")
+STARTED = Answer(body=SESSION)
+
+
+@pytest.fixture(autouse=True)
+def home(monkeypatch: Any, tmp_path: Path) -> Path:
+    clear_environment(monkeypatch, tmp_path)
+    monkeypatch.delenv("AWS_MAX_ATTEMPTS")
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKIDEXAMPLE")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "x")
+    monkeypatch.setattr(start_rate, "FIRST_RATE", 50.0)  # nobody wants to wait for a test
+    return tmp_path
+
+
+def plane(service: Service, **options: Any) -> BotocoreControlPlane:
+    return BotocoreControlPlane(**{"region": "eu-west-1", "endpoint_url": service.url, **options})
+
+
+def start(control_plane: BotocoreControlPlane, given_up: threading.Event | None = None) -> StartedSession:
+    return control_plane.start_session(
+        target="i-0123456789abcdef0", document_name=None, parameters={}, reason=None, given_up=given_up
+    )
+
+
+def state_files(home: Path) -> list[Path]:
+    return sorted((home / ".cache" / "ssm-proxy").glob("starts-*.json"))
+
+
+def state_file(home: Path) -> Path:
+    (found,) = state_files(home)
+    return found
+
+
+def pace_in(path: Path) -> start_rate.Pace:
+    found = start_rate.from_text(path.read_bytes())
+    assert found is not None
+    return found
+
+
+def mode(path: Path) -> int:
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+def write_queue(path: Path, *, length: float = 500.0) -> None:
+    """Have hundreds wait: nobody who comes now has its turn within minutes."""
+    now = time.time()
+    pace = start_rate.first_pace(now)._replace(rate=1.0, given_out=length)
+    path.write_text(start_rate.to_text(pace))
+
+
+def test_while_nobody_is_refused_there_is_no_file(home: Path) -> None:
+    with running(STARTED) as service:
+        start(plane(service))
+    assert not (home / ".cache").exists()
+
+
+def test_while_nobody_is_refused_nothing_is_imported_for_it(home: Path) -> None:
+    program = (
+        "import sys\n"
+        "from ssm_proxy.aws.control_plane import BotocoreControlPlane\n"
+        "plane = BotocoreControlPlane(region='eu-west-1', endpoint_url=sys.argv[1])\n"
+        "plane.start_session(target='i-0', document_name=None, parameters={}, reason=None)\n"
+        "print([name for name in ('filelock', 'asyncio', 'ssm_proxy.aws.start_rate') if name in sys.modules])\n"
+    )
+    with running(STARTED) as service:
+        done = subprocess.run(
+            [sys.executable, "-c", program, service.url], capture_output=True, text=True, timeout=60, check=True
+        )
+    assert done.stdout == "[]\n"
+
+
+def test_a_refused_start_is_repeated_in_its_turn_and_leaves_a_file_for_the_others(home: Path) -> None:
+    with running(REFUSED, REFUSED, STARTED) as service:
+        start(plane(service))
+        assert len(service.requests) == 3
+    path = state_file(home)
+    assert (mode(path), mode(path.parent)) == (0o600, 0o700)
+    assert mode(path.with_suffix(".lock")) == 0o600
+    pace = pace_in(path)
+    assert pace.given_out >= 2
+    assert pace.rate < 50.0  # the second refusal came in turn
+    assert sorted(each.suffix for each in path.parent.iterdir()) == [".json", ".lock"]
+
+
+def test_other_processes_take_numbers(home: Path) -> None:
+    with running(REFUSED, STARTED) as service:
+        start(plane(service))
+        before = pace_in(state_file(home))
+        start(plane(service))
+        after = pace_in(state_file(home))
+    assert after.given_out >= before.given_out + 1
+    assert after.rate == pytest.approx(before.rate + 0.2)
+
+
+def test_threads_of_one_process_take_numbers_too(home: Path) -> None:
+    with running(REFUSED, STARTED) as service:
+        shared = plane(service)
+        start(shared)
+        before = pace_in(state_file(home)).given_out
+        threads = [threading.Thread(target=start, args=(shared,)) for _ in range(16)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(30)
+        assert len(service.requests) == 2 + 16
+    assert pace_in(state_file(home)).given_out >= before + 16
+
+
+def test_it_is_repeated_more_often_than_other_failures(home: Path) -> None:
+    with running(*[REFUSED] * 9, STARTED) as service:
+        start(plane(service))
+        assert len(service.requests) == 10
+
+
+def test_who_wants_no_repeats_gets_none(home: Path, monkeypatch: Any) -> None:
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+    with running(REFUSED, STARTED) as service:
+        with pytest.raises(Throttled, match="throttled, also at attempt 1"):
+            start(plane(service))
+        assert len(service.requests) == 1
+    assert state_file(home).exists(), "the others are told all the same"
+
+
+def test_it_ends_with_an_error_that_says_how_many_are_before(home: Path, monkeypatch: Any) -> None:
+    with running(REFUSED, STARTED) as service:
+        start(plane(service))
+        write_queue(state_file(home))
+        monkeypatch.setattr(start_budget, "PATIENCE", 0.2)
+        with pytest.raises(Throttled) as caught:
+            start(plane(service))
+        assert len(service.requests) == 2
+    assert caught.value.cause == "500 more are before it, and the service takes about 1.0 per second"
+    assert "ControlMaster" in (caught.value.hint or "")
+
+
+def test_a_person_is_told_and_waiting_ends_when_nobody_wants_the_session(home: Path) -> None:
+    given_up = threading.Event()
+    told: list[str] = []
+
+    def notify(text: str) -> None:
+        told.append(text)
+        given_up.set()
+
+    with running(REFUSED, STARTED) as service:
+        start(plane(service))
+        write_queue(state_file(home))
+        with pytest.raises(SessionEnded):
+            start(plane(service, notify=notify), given_up)
+        assert len(service.requests) == 2
+    (text,) = told
+    assert text.startswith("StartSession is throttled; this one goes out in about ")
+    assert text.endswith(" are before it")
+
+
+def test_the_turn_comes_sooner_when_the_rate_grows(home: Path, monkeypatch: Any) -> None:
+    monkeypatch.setattr(start_budget, "_LONGEST_NAP", 0.5)
+    with running(REFUSED, STARTED) as service:
+        start(plane(service))
+        path = state_file(home)
+        write_queue(path, length=200.0)  # more than this test has
+
+        def hurry(_text: str) -> None:
+            path.write_text(start_rate.to_text(pace_in(path)._replace(rate=100.0)))
+
+        start(plane(service, notify=hurry))
+
+
+def test_a_clock_that_was_set_back_holds_nobody_up(home: Path) -> None:
+    with running(REFUSED, STARTED) as service:
+        start(plane(service))
+        path = state_file(home)
+        later = time.time() + 200
+        path.write_text(start_rate.to_text(start_rate.first_pace(later)._replace(given_out=2.0)))
+        start(plane(service))
+        assert pace_in(path).since < later
+
+
+def test_an_old_file_is_not_even_read(home: Path) -> None:
+    with running(REFUSED, STARTED) as service:
+        start(plane(service))
+        path = state_file(home)
+        write_queue(path)
+        os.utime(path, (time.time() - 301, time.time() - 301))
+        before = path.read_bytes()
+        start(plane(service))
+    assert path.read_bytes() == before
+
+
+def test_a_pace_that_is_over_is_replaced(home: Path) -> None:
+    with running(REFUSED, STARTED, REFUSED, STARTED) as service:
+        start(plane(service))
+        path = state_file(home)
+        path.write_text(start_rate.to_text(pace_in(path)._replace(throttled_at=time.time() - 301, given_out=700.0)))
+        start(plane(service))
+    assert pace_in(path).given_out < 10
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff\xfe", b"{}", b"x" * 100_000])
+def test_a_corrupt_file_is_ignored_and_replaced(home: Path, content: bytes) -> None:
+    with running(REFUSED, STARTED, STARTED, REFUSED, STARTED) as service:
+        start(plane(service))
+        path = state_file(home)
+        path.write_bytes(content)
+        start(plane(service))
+        assert path.read_bytes() == content
+        start(plane(service))
+        assert len(service.requests) == 5
+    assert pace_in(path).rate > 0
+
+
+def no_home(home: Path, monkeypatch: Any) -> None:
+    (home / "file").touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(home / "file"))
+
+
+def a_link(home: Path, monkeypatch: Any) -> None:
+    (home / ".cache").mkdir()
+    (home / "elsewhere").mkdir()
+    (home / ".cache" / "ssm-proxy").symlink_to(home / "elsewhere")
+
+
+def somebody_else(home: Path, monkeypatch: Any) -> None:
+    (home / ".cache" / "ssm-proxy").mkdir(parents=True)
+    monkeypatch.setattr(os, "geteuid", lambda: os.getuid() + 1)
+
+
+def no_locks(home: Path, monkeypatch: Any) -> None:
+    import filelock
+
+    def refuse(*_: object, **__: object) -> None:
+        raise NotImplementedError("this file system has no locks")
+
+    monkeypatch.setattr(filelock.FileLock, "acquire", refuse)
+
+
+@pytest.mark.parametrize("prepare", [no_home, a_link, somebody_else, no_locks])
+def test_without_a_safe_place_there_is_no_budget_and_the_session_starts(
+    home: Path, monkeypatch: Any, prepare: Callable[[Path, Any], None]
+) -> None:
+    prepare(home, monkeypatch)
+    with running(REFUSED, STARTED) as service:
+        start(plane(service))  # by botocore's own repeats
+        assert len(service.requests) == 2
+    assert state_files(home) == []
+
+
+def test_a_folder_that_others_could_read_is_closed(home: Path) -> None:
+    folder = home / ".cache" / "ssm-proxy"
+    folder.mkdir(parents=True, mode=0o755)
+    with running(REFUSED, STARTED) as service:
+        start(plane(service))
+    assert mode(folder) == 0o700
+
+
+def test_the_runtime_folder_comes_first_if_it_is_ours(home: Path, monkeypatch: Any) -> None:
+    (home / "run").mkdir()
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(home / "run"))
+    with running(REFUSED, STARTED) as service:
+        start(plane(service))
+    assert len(list((home / "run" / "ssm-proxy").glob("starts-*.json"))) == 1
+    assert state_files(home) == []
+    for unusable in ("relative", str(home / "missing")):
+        monkeypatch.setenv("XDG_RUNTIME_DIR", unusable)
+        assert start_budget._folder() == str(home / ".cache" / "ssm-proxy")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(home / "cache"))
+    assert start_budget._folder() == str(home / "cache" / "ssm-proxy")
+
+
+def test_accounts_regions_and_endpoints_have_budgets_of_their_own(home: Path, monkeypatch: Any) -> None:
+    with running(REFUSED, STARTED, REFUSED, STARTED, REFUSED, STARTED, REFUSED, STARTED) as service:
+        start(plane(service))
+        start(plane(service, region="eu-west-2"))
+        monkeypatch.setenv("AWS_ACCOUNT_ID", "123456789012")
+        start(plane(service))
+        assert len(state_files(home)) == 3
+    with running(REFUSED, STARTED) as other:
+        start(plane(other))
+    assert len(state_files(home)) == 4
+
+
+def test_a_process_that_was_killed_frees_the_lock_and_one_that_hangs_holds_nobody_up(home: Path) -> None:
+    with running(REFUSED, STARTED) as service:
+        start(plane(service))
+        path = state_file(home)
+        program = (
+            "import sys, time\nfrom filelock import FileLock\nlock = FileLock(sys.argv[1])\nlock.acquire()\n"
+            "print('held', flush=True)\ntime.sleep(600)\n"
+        )
+        arguments = [sys.executable, "-c", program, str(path.with_suffix(".lock"))]
+        with subprocess.Popen(arguments, stdout=subprocess.PIPE) as holder:
+            try:
+                assert holder.stdout is not None
+                assert holder.stdout.readline() == b"held\n"
+                before = pace_in(path)
+                start(plane(service))
+                assert pace_in(path) == before, "it went out without a number"
+            finally:
+                holder.kill()
+        start(plane(service))
+        assert pace_in(path).given_out > before.given_out
