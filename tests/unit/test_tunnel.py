@@ -38,6 +38,7 @@ class WrittenControlPlane:
         self.reason: str | None = None
         self.start_gate: threading.Event | None = None
         self.start_entered = threading.Event()
+        self.waits_for_its_turn = False
         self.start_error: TargetNotConnected | None = None
         self.is_gone = False
         self.proxy_url: str | None = None
@@ -54,6 +55,9 @@ class WrittenControlPlane:
         self.calls.append(f"start {target} {document_name}")
         self.parameters, self.reason = parameters, reason
         self.start_entered.set()
+        if self.waits_for_its_turn:
+            assert given_up.wait(DEADLINE)
+            raise SessionEnded("given up")
         if self.start_gate is not None:
             assert self.start_gate.wait(DEADLINE)
         if self.start_error is not None:
@@ -150,6 +154,20 @@ class TestConnector:
             ending.join(DEADLINE)
             starting.join(DEADLINE)
         assert control_plane.calls[-1] == "terminate s-1"
+
+    def test_terminate_ends_the_waiting_of_a_start_for_its_turn(self) -> None:
+        control_plane = WrittenControlPlane(1)
+        control_plane.waits_for_its_turn = True
+        connector = SessionConnector(control_plane, REQUEST, no_mark)
+        over = threading.Event()
+        connector.start_early(over.set)
+        assert control_plane.start_entered.wait(DEADLINE)
+        connector.terminate()
+        assert over.wait(DEADLINE)
+        assert not connector.is_started
+        with pytest.raises(SessionEnded):
+            connector.connect()
+        assert len(control_plane.calls) == 1
 
     def test_a_session_that_was_started_early_is_started_once(self) -> None:
         with ScriptedServer(upgrade) as server:

@@ -1,0 +1,120 @@
+"""Many processes that start sessions at once, against a service that answers only so many per second."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from nodes import EMBEDDED, MakeUser, StartEmulator, User, ending, wait_until
+
+from ssm_proxy.aws.start_rate import first_pace, from_text, to_text
+from ssm_proxy.emulator import Emulator, Faults
+
+pytestmark = pytest.mark.integration
+HERD = Path(__file__).with_name("start_herd.py")
+COUNT = 40
+RATE = 10.0
+
+
+def herd(user: User, count: int, **environment: str) -> int:
+    """Start so many processes at once; give how many had their session."""
+    done = subprocess.run(
+        [sys.executable, HERD, EMBEDDED, str(count)],
+        env={**user.environment, **environment},
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return int(done.stdout)
+
+
+def refused(emulator: Emulator) -> int:
+    count: int = emulator.statistics()["throttled_starts"]
+    return count
+
+
+def state_file(user: User) -> Path:
+    (found,) = (user.folder / ".cache" / "ssm-proxy").glob("starts-*.json")
+    return found
+
+
+def test_forty_processes_share_a_budget(start_emulator: StartEmulator, new_user: MakeUser) -> None:
+    emulator = start_emulator(faults=Faults(start_rate=RATE))
+    user = new_user(emulator)
+    assert herd(user, 8) == 8  # from here on all know that there is a limit
+    assert refused(emulator) > 0
+    pace = from_text(state_file(user).read_bytes())
+    assert pace is not None
+    assert 0.5 < pace.rate < 3 * RATE
+
+    before = refused(emulator)
+    assert herd(user, COUNT) == COUNT
+    with_budget = refused(emulator) - before
+
+    before = refused(emulator)
+    # No folder, no budget: botocore's own repeats, and fewer of them so that this ends.
+    herd(user, COUNT, XDG_CACHE_HOME="/dev/null", AWS_MAX_ATTEMPTS="3")
+    without = refused(emulator) - before
+    assert with_budget * 3 < without, (with_budget, without)
+
+
+def proxy(user: User, *options: str) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        ["ssm-proxy", "proxy", *options, EMBEDDED],
+        env=user.environment,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+
+
+@pytest.fixture
+def waiting(start_emulator: StartEmulator, new_user: MakeUser) -> tuple[Emulator, User]:
+    """A user with hundreds of processes in the queue, so that nobody else gets its turn."""
+    emulator = start_emulator(faults=Faults(throttle_start=1))
+    user = new_user(emulator)
+    assert herd(user, 1) == 1
+    queue = first_pace(time.time())._replace(rate=1.0, given_out=200.0)
+    state_file(user).write_text(to_text(queue))
+    return emulator, user
+
+
+@pytest.mark.parametrize("manner", ["ssh goes", "a signal"])
+def test_waiting_ends_at_once(waiting: tuple[Emulator, User], manner: str) -> None:
+    emulator, user = waiting
+    calls = emulator.statistics()["start_calls"]
+    with proxy(user) as process:
+        try:
+            assert process.stderr is not None
+            line = process.stderr.readline().decode()
+            assert line.startswith("ssm-proxy: StartSession is throttled; this one goes out in about ")
+            assert process.stdin is not None
+            if manner == "a signal":
+                process.send_signal(signal.SIGTERM)
+            else:
+                process.stdin.close()
+                process.stdin = None
+                assert process.stdout is not None
+                process.stdout.close()
+            status = process.wait(20)
+        finally:
+            process.kill()
+    assert status == (128 + signal.SIGTERM if manner == "a signal" else 0)
+    assert emulator.statistics()["start_calls"] == calls, "no session was started that nobody wanted"
+
+
+def test_a_tunnel_that_waited_for_its_turn(waiting: tuple[Emulator, User]) -> None:
+    _, user = waiting
+    with user.start(EMBEDDED, "echo there") as ssh:
+        numbers = wait_until(lambda: from_text(state_file(user).read_bytes()), "the file is there")
+        wait_until(lambda: (from_text(state_file(user).read_bytes()) or numbers).given_out > 200, "it took a number")
+        state_file(user).write_text(to_text(first_pace(time.time())._replace(rate=100.0, given_out=201.0)))
+        status, errors = ending(ssh, 30)
+    assert status == 0, errors
+    assert "StartSession is throttled" in errors
