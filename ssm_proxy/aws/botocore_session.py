@@ -40,6 +40,7 @@ _SERVICES = frozenset({"ssm", "ecs", "kms", "sts", "sso", "sso-oidc", "signin"})
 """Those that are ever called: Systems Manager, ECS for names of tasks, KMS, and what the credential providers need."""
 _MAKING_CLIENTS = threading.Lock()
 """botocore cannot make two clients of one session at once, and a session from outside may be in use here twice."""
+DEFAULT_ATTEMPTS = 6
 _SERVICES = frozenset({"ssm", "ecs", "kms", "sts", "sso", "sso-oidc", "signin", "resource-groups-tagging-api"})
 """Those that are ever called: Systems Manager, ECS for names of tasks, KMS, what the credential providers need, and the
 tags of nodes."""
@@ -177,7 +178,7 @@ def _create_session(profile: str | None, region: str | None) -> Session:
             "region": ("region", ["AWS_REGION", "AWS_DEFAULT_REGION"], None, None),
             # Defaults only: the environment and the profile still decide.
             "retry_mode": ("retry_mode", "AWS_RETRY_MODE", "standard", None),
-            "max_attempts": ("max_attempts", "AWS_MAX_ATTEMPTS", _DEFAULT_ATTEMPTS, int),
+            "max_attempts": ("max_attempts", "AWS_MAX_ATTEMPTS", DEFAULT_ATTEMPTS, int),
         },
     )
     _register_handlers(session)

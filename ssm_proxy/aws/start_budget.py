@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
+from ssm_proxy.aws.botocore_session import DEFAULT_ATTEMPTS
 from ssm_proxy.aws.service_errors import is_throttling
 from ssm_proxy.errors import SessionEnded, Throttled
 
@@ -80,7 +81,8 @@ class StartBudget:
 
     def register(self, client: Any) -> None:
         """Have this asked by a botocore client."""
-        self._repeats = (client.meta.config.retries or {}).get("total_max_attempts") != 1
+        # Whoever has chosen a number of attempts wants that one.
+        self._repeats = (client.meta.config.retries or {}).get("total_max_attempts") == DEFAULT_ATTEMPTS
         events = client.meta.events
         # Before the signature, which would grow too old.
         events.register("before-sign.ssm.StartSession", self._before_sign)

@@ -133,12 +133,13 @@ def test_it_is_repeated_more_often_than_other_failures(home: Path) -> None:
         assert len(service.requests) == 10
 
 
-def test_who_wants_no_repeats_gets_none(home: Path, monkeypatch: Any) -> None:
-    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
-    with running(REFUSED, STARTED) as service:
-        with pytest.raises(Throttled, match="throttled, also at attempt 1"):
+@pytest.mark.parametrize("attempts", [1, 2])
+def test_who_has_chosen_the_number_of_attempts_gets_that(home: Path, monkeypatch: Any, attempts: int) -> None:
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", str(attempts))
+    with running(REFUSED) as service:
+        with pytest.raises(Throttled, match=f"throttled, also at attempt {attempts}"):
             start(plane(service))
-        assert len(service.requests) == 1
+        assert len(service.requests) == attempts
     assert state_file(home).exists(), "the others are told all the same"
 
 
