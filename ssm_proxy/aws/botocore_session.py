@@ -35,15 +35,12 @@ QUICK = Patience(connect_timeout=1.0, read_timeout=1.5, attempts=2)
 """For TerminateSession: a dying process waits for it."""
 PROMPT = Patience(connect_timeout=3.0, read_timeout=4.0, attempts=3)
 """For data keys: the agent waits 15 s for the answer that they are part of. For tags, which are not everything."""
-_DEFAULT_ATTEMPTS = 6
-_SERVICES = frozenset({"ssm", "ecs", "kms", "sts", "sso", "sso-oidc", "signin"})
-"""Those that are ever called: Systems Manager, ECS for names of tasks, KMS, and what the credential providers need."""
-_MAKING_CLIENTS = threading.Lock()
-"""botocore cannot make two clients of one session at once, and a session from outside may be in use here twice."""
 DEFAULT_ATTEMPTS = 6
 _SERVICES = frozenset({"ssm", "ecs", "kms", "sts", "sso", "sso-oidc", "signin", "resource-groups-tagging-api"})
 """Those that are ever called: Systems Manager, ECS for names of tasks, KMS, what the credential providers need, and the
 tags of nodes."""
+_MAKING_CLIENTS = threading.Lock()
+"""botocore cannot make two clients of one session at once, and a session from outside may be in use here twice."""
 
 
 class BotocoreSession:

@@ -27,6 +27,7 @@ from ssm_proxy.secret import DataKey, Secret
 
 if TYPE_CHECKING:
     from botocore.session import Session
+
     from ssm_proxy.aws.nodes import NodeList, TagFilter
 
 __all__ = ["BotocoreControlPlane", "ControlPlane", "StartedSession", "WebSocketOpening"]

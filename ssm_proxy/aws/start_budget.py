@@ -1,7 +1,7 @@
 """The user's budget of StartSession calls, shared by all processes through a small file.
 
 Nobody knows the service's limit, so nothing is counted until it says that there are too many: then all processes of the
-user take numbers, and wait for their turn. docs/design/0010 says why it is so. As long as nobody was refused a start
+user take numbers, and wait for their turn. docs/design/0011 says why it is so. As long as nobody was refused a start
 costs one look whether the file is there; what is needed beyond that is not even imported.
 """
 
