@@ -11,6 +11,9 @@ from ssm_proxy.errors import UsageError
 MANNERS: Final = ("reset", "fin", "close-1000", "close-1001", "blackhole")
 SIDES: Final = ("client", "agent")
 DIRECTIONS: Final = ("both", "input", "output")
+SESSION_ENDS: Final = ("silent", "closed")
+"""What clients learn of a node that goes down: nothing at all, or that the service has ended their sessions. Which of
+them the service does is not known (docs/PROTOCOL.md section 13)."""
 RESUME_REFUSALS: Final = ("", "gone", "error", "throttle")
 
 _CHOICES: Final[Mapping[str, tuple[str, ...]]] = {

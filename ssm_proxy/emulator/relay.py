@@ -65,6 +65,7 @@ class SessionRelay:
         self._loop = asyncio.get_running_loop()
         self._client: ClientConnection | None = None
         self._is_agent_here = False
+        self._is_agent_gone = False
         self._timers: set[asyncio.TimerHandle] = set()
         self._last_stream = self._loop.time()
         self._was_disturbed = False
@@ -166,6 +167,8 @@ class SessionRelay:
             await self._client.room()
 
     def task_complete(self, status: str, output: str) -> None:
+        if self._is_agent_gone:
+            return  # its last words came too late
         self.finish("Terminated" if status == "Success" else "Failed", "" if status == "Success" else output)
 
     def cut_agent(self, away_s: float) -> bool:
@@ -179,7 +182,19 @@ class SessionRelay:
         self._later(away_s, self._agent_returns)
         return True
 
+    def lose_agent(self) -> None:
+        """Lose the agent for good, as when its node goes down: nobody is told, and the client hears nothing more.
+
+        Whoever calls this has to stop the agent.
+        """
+        _LOG.info("= %s the node is down", self.session.session_id)
+        self._is_agent_started = True  # a client that is still to come does not start it any more
+        self._is_agent_here = False
+        self._is_agent_gone = True
+
     def _agent_returns(self) -> None:
+        if self._is_agent_gone:
+            return
         self._is_agent_here = True
         self.agent.connection_restored()
         if self._client is not None:

@@ -131,6 +131,10 @@ class Emulator:
         """Cut the connection of one side of every open session; give how many there were to cut."""
         return self._call(lambda service: service.drop_connections(side, manner))
 
+    def set_online(self, node_id: str, is_online: bool, *, sessions: str = "silent") -> None:
+        """Let a node go down, with all its sessions, or come up again; ``sessions``: ``silent`` or ``closed``."""
+        self._call(lambda service: service.set_online(node_id, is_online, sessions))
+
     def rotate_credentials(self, credentials: Credentials) -> None:
         """Accept other credentials from now on, and the old ones no more."""
         self._call(lambda service: service.rotate_credentials(credentials))

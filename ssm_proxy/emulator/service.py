@@ -24,7 +24,7 @@ from ssm_proxy.emulator.control_plane import ControlPlane
 from ssm_proxy.emulator.counts import ChannelCounts, SessionSnapshot
 from ssm_proxy.emulator.documents import SERVICE_DOCUMENTS
 from ssm_proxy.emulator.ecs import EcsControlPlane
-from ssm_proxy.emulator.faults import MANNERS, SIDES, Faults, change_faults
+from ssm_proxy.emulator.faults import MANNERS, SESSION_ENDS, SIDES, Faults, change_faults
 from ssm_proxy.emulator.kms import KeyService
 from ssm_proxy.emulator.managed_nodes import TaggingService
 from ssm_proxy.emulator.options import Credentials, EmulatorOptions, Node
@@ -99,6 +99,8 @@ class EmulatedService:
         application.router.add_get(f"{_CONTROL}/statistics", self._show_statistics)
         application.router.add_post(f"{_CONTROL}/credentials", self._change_credentials)
         application.router.add_post(f"{_CONTROL}/drop", self._drop)
+        application.router.add_get(f"{_CONTROL}/nodes", self._show_nodes)
+        application.router.add_post(f"{_CONTROL}/nodes", self._change_node)
         self._runner = web.AppRunner(application, access_log=None, handle_signals=False, shutdown_timeout=0.5)
         await self._runner.setup()
         site = web.TCPSite(self._runner, self._options.host, self._options.port, ssl_context=context)
@@ -168,6 +170,32 @@ class EmulatedService:
             )
         return sum(relay.cut(side, manner) for relay in tuple(self._relays.values()))
 
+    def set_online(self, node_id: str, is_online: bool, sessions: str) -> None:
+        """Let a node go down, with all its sessions, or come up again.
+
+        Args:
+            node_id: one of the nodes.
+            is_online: while it is not, StartSession answers TargetNotConnected.
+            sessions: what becomes of those that are open, one of :data:`ssm_proxy.emulator.faults.SESSION_ENDS`.
+
+        Raises:
+            UsageError: an unknown node or end.
+        """
+        if node_id not in self.nodes:
+            raise UsageError(f"there is no node '{node_id}'", hint=f"nodes: {', '.join(self.nodes)}")
+        if sessions not in SESSION_ENDS:
+            raise UsageError(f"sessions cannot end '{sessions}'", hint=f"one of: {', '.join(SESSION_ENDS)}")
+        self.nodes[node_id] = dataclasses.replace(self.nodes[node_id], is_online=is_online)
+        if is_online:
+            return
+        for relay in tuple(self._relays.values()):
+            if relay.session.node.node_id == node_id:
+                relay.lose_agent()
+                if sessions == "closed":
+                    relay.finish("Terminated", "")
+                else:
+                    self._stop_agent(relay)
+
     def sessions(self) -> list[SessionSnapshot]:
         """Give all sessions, ended ones too, the latest last."""
         return [session.snapshot() for session in self._table.all()]
@@ -224,6 +252,9 @@ class EmulatedService:
     def _session_ended(self, session: Session, status: str, details: str) -> None:
         relay = self._relays.pop(session.session_id)
         self._table.end(session, status=status, details=details)
+        self._stop_agent(relay)
+
+    def _stop_agent(self, relay: SessionRelay) -> None:
         ending = asyncio.get_running_loop().create_task(relay.agent.stop())
         self._endings.add(ending)
         ending.add_done_callback(self._endings.discard)
@@ -370,6 +401,22 @@ class EmulatedService:
         except UsageError as error:
             return web.json_response({"error": error.message, "hint": error.hint}, status=400)
         return _control_answer(request, {"sessions": count})
+
+    async def _show_nodes(self, request: web.Request) -> web.Response:
+        return _control_answer(request, {node.node_id: {"is_online": node.is_online} for node in self.nodes.values()})
+
+    async def _change_node(self, request: web.Request) -> web.Response:
+        values = {"sessions": SESSION_ENDS[0], **await _control_body(request)}
+        is_online = values.get("is_online")
+        if not isinstance(is_online, bool):
+            return web.json_response(
+                {"error": "node_id and is_online are needed, the latter true or false"}, status=400
+            )
+        try:
+            self.set_online(str(values.get("node_id", "")), is_online, str(values["sessions"]))
+        except UsageError as error:
+            return web.json_response({"error": error.message, "hint": error.hint}, status=400)
+        return await self._show_nodes(request)
 
     async def _change_credentials(self, request: web.Request) -> web.Response:
         values = await _control_body(request)

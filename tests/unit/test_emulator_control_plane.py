@@ -249,6 +249,11 @@ def test_the_control_endpoint(emulator: Emulator) -> None:
     status, answer = control(emulator, "faults", {"lose": 7})
     assert (status, answer["error"]) == (400, "fault lose is a probability, from 0 to 1, not 7.0")
     assert control(emulator, "drop", {"side": "client", "manner": "gently"})[0] == 400
+    down = {"node_id": "mi-0123456789abcdef0", "is_online": False, "sessions": "closed"}
+    assert control(emulator, "nodes", down)[1]["mi-0123456789abcdef0"] == {"is_online": False}
+    assert control(emulator, "nodes")[1]["i-0123456789abcdef0"] == {"is_online": True}
+    for wrong in ({"node_id": "i-none", "is_online": True}, {"is_online": 1}, down | {"sessions": "gently"}):
+        assert control(emulator, "nodes", wrong)[0] == 400
     statistics = control(emulator, "statistics")[1]
     assert statistics["open_sockets"] == 0
     assert {"input_bytes", "output_bytes", "resends", "client_defects", "sessions"} <= set(statistics)

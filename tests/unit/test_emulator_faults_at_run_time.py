@@ -236,3 +236,45 @@ def test_accidents_repeat_with_the_seed() -> None:
     assert 15 < len(first) < 50
     assert first == survivors_of(3)
     assert first != survivors_of(4)
+
+
+@pytest.mark.parametrize("sessions", ["silent", "closed"])
+def test_a_node_goes_down_with_its_sessions_and_comes_up_again(emulator: Emulator, sessions: str) -> None:
+    async def scenario() -> None:
+        client = ssm_client(emulator.environment())
+        async with opened(emulator) as peer:
+            await peer.send_input(b"a")
+            await peer.until(lambda: bytes(peer.output) == b"a")
+            emulator.set_online(NODE, False, sessions=sessions)
+            assert client.get_connection_status(Target=NODE)["Status"] == "notconnected"
+            with pytest.raises(client.exceptions.TargetNotConnected):
+                client.start_session(Target=NODE, DocumentName="AWS-StartSSHSession")
+            if sessions == "closed":
+                await peer.until(lambda: peer.closed_output == "")
+                assert emulator.sessions()[-1].status == "Terminated"
+            # What is up again has nothing of the sessions that it had before.
+            emulator.set_online(NODE, True)
+            if sessions == "silent":
+                count = len(peer.received)
+                await peer.send_input(b"b")
+                await asyncio.sleep(0.3)
+                assert (len(peer.received), peer.is_closed) == (count, False)
+                client.terminate_session(SessionId=peer.response["SessionId"])
+                await peer.until(lambda: peer.closed_output is not None)
+        async with opened(emulator) as peer:
+            await peer.send_input(b"c")
+            await peer.until(lambda: bytes(peer.output) == b"c")
+
+    run(scenario())
+
+
+def test_a_session_that_nobody_has_joined_yet_goes_down_with_its_node(emulator: Emulator) -> None:
+    async def scenario() -> None:
+        response = ssm_client(emulator.environment()).start_session(Target=NODE, DocumentName="AWS-StartSSHSession")
+        emulator.set_online(NODE, False)
+        peer = await Peer(emulator.environment(), response).open()
+        await asyncio.sleep(0.3)
+        assert peer.received == []
+        await peer.close()
+
+    run(scenario())

@@ -35,6 +35,7 @@ _EPILOG: Final = """\
 while it runs, with the address that it printed:
   curl -d '{"delay_ms": 50}' http://127.0.0.1:8022/_emulator/faults
   curl -d '{"side": "client", "manner": "reset"}' http://127.0.0.1:8022/_emulator/drop
+  curl -d '{"node_id": "i-0123456789abcdef0", "is_online": false}' http://127.0.0.1:8022/_emulator/nodes
   curl http://127.0.0.1:8022/_emulator/statistics
 """
 
