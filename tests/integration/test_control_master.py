@@ -6,7 +6,7 @@ import os
 import subprocess
 
 import pytest
-from nodes import EMBEDDED, MIB, MakeUser, User, open_sessions, quiet, session_states, wait_until
+from nodes import EMBEDDED, MIB, MakeUser, StartEmulator, User, open_sessions, quiet, session_states, wait_until
 
 from ssm_proxy.emulator import Emulator
 
@@ -72,3 +72,19 @@ def test_without_it_each_command_has_a_session(user: User, emulator: Emulator) -
     assert user.output("echo one") == b"one\n"
     assert user.output("echo two") == b"two\n"
     assert session_states(emulator)[before:] == ["Terminated", "Terminated"]
+
+
+def test_an_error_is_seen_although_standard_error_is_thrown_away(
+    start_emulator: StartEmulator, new_user: MakeUser
+) -> None:
+    emulator = start_emulator()
+    emulator.set_online(EMBEDDED, False)
+    user = make_sharing_user(emulator, new_user, EMBEDDED, "60")
+    done = user.ssh("true")
+    assert done.returncode == 255
+    assert b"ssm-proxy: error: target '" + EMBEDDED.encode() + b"' is not connected to Session Manager" in done.stderr
+    assert b"ssm-proxy: hint: check that region and account are right" in done.stderr
+    # Where standard error is read, it is said there and nowhere else.
+    plain = user.ssh("true", "-o", "ControlPath=none")
+    assert plain.stderr.count(b"is not connected to Session Manager") == 1
+    assert plain.stderr.startswith(b"ssm-proxy: error: ")

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from types import FrameType
 
+    from ssm_proxy.tunnel import Tunnel
+
 _DOCUMENT = "AWS-StartSSHSession"
 _TARGET = re.compile(r"m?i-[0-9a-zA-Z]+")
 _TERMINAL_SIGNALS = ("SIGINT", "SIGQUIT", "SIGTSTP")
@@ -76,6 +78,7 @@ def run(arguments: argparse.Namespace) -> int:
     stderr = messages.StderrWriter()
     timeline = Timeline(stderr.write if arguments.timing else _show_nothing)
     terminal = TerminalGuard()
+    tunnel: Tunnel | None = None
     try:
         try:
             messages.set_up_logging(arguments.verbosity, arguments.log_file, stderr)
@@ -142,9 +145,14 @@ def run(arguments: argparse.Namespace) -> int:
         logger.info("end: %d bytes in, %d bytes out", tunnel.pipes.input_bytes, tunnel.pipes.output_bytes)
         return 0 if outcome.signal_number is None else EXIT_SIGNAL_BASE + outcome.signal_number
     except SsmProxyError as error:
-        if arguments.log_file is not None:  # with ControlPersist that is all there is to read
+        if arguments.log_file is not None:
             for line in messages.error_lines(error):
                 logger.error("%s", line)
+        if tunnel is None or not tunnel.pipes.output_bytes:
+            from ssm_proxy.cli.ssh_disconnect import standard_error_is_discarded, tell_ssh
+
+            if standard_error_is_discarded():
+                tell_ssh(error, input_fd, output_fd)
         raise
     finally:
         terminal.restore()
