@@ -1,0 +1,273 @@
+"""Ansible over its own ssh connection and our ProxyCommand: real plays on many nodes, some of which go away."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import subprocess
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from ansible_runs import EXAMPLE, Controller, make_controller
+from nodes import MIB, REAL, MakeUser, StartEmulator, check_sessions, open_sessions, tool, wait_until
+
+from bench.sshd import Key, Sshd
+from ssm_proxy.emulator import Emulator, Faults, Node
+
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
+
+NODES = [f"i-0123456789abcdef{number:x}" for number in range(10)]
+OFFLINE = "i-0fffffffffffffff0"
+MakeController = Callable[..., Controller]
+
+
+@pytest.fixture
+def controller_of(new_user: MakeUser, key: Key) -> Iterator[MakeController]:
+    """Make controllers: takes what make_controller takes. At the end they leave nothing running."""
+    controllers: list[Controller] = []
+
+    def make(emulator: Emulator, *inventory: str, **settings: str) -> Controller:
+        controllers.append(make_controller(emulator, new_user, key, inventory=inventory, settings=settings))
+        return controllers[-1]
+
+    yield make
+    for controller in controllers:
+        controller.leave()
+
+
+def needs_sudo() -> None:
+    if subprocess.run([tool("sudo"), "-n", "true"], capture_output=True).returncode != 0:
+        pytest.skip("sudo asks for a password here")
+
+
+class Reboot:
+    """A node that goes as machines do: server and agent are dead at once, StartSession refuses it until it is back.
+
+    Args:
+        emulator: has the node.
+        node: its id.
+        folder: its folder; gets the program ``go_down`` and the file ``boot_id``.
+        sshd: the node's own.
+        sessions: see ``Emulator.set_online``.
+    """
+
+    def __init__(self, emulator: Emulator, node: str, folder: Path, sshd: Sshd, sessions: str) -> None:
+        self._emulator, self._node, self._sshd, self._sessions = emulator, node, sshd, sessions
+        self._goes, self._boot_id = folder / "goes", folder / "boot_id"
+        self._play_is_over = threading.Event()
+        self._thread = threading.Thread(target=self._run)
+        self._boot_id.write_text("first boot\n")
+        # It still runs as the node goes: what ssh does then is up to its ServerAliveInterval.
+        (folder / "go_down").write_text(f"#!/bin/sh\n: > {self._goes}\nexec sleep 60\n")
+        (folder / "go_down").chmod(0o755)
+
+    def __enter__(self) -> Reboot:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._play_is_over.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        wait_until(lambda: self._goes.exists() or self._play_is_over.is_set(), "the play comes to the reboot", 200)
+        if self._goes.exists():
+            self._emulator.set_online(self._node, False, sessions=self._sessions)
+            self._sshd.kill()
+            self._boot_id.write_text("second boot\n")
+            # Longer than a first look at the node takes, so that one at least meets TargetNotConnected.
+            self._play_is_over.wait(3)
+            self._sshd.__enter__()
+            self._emulator.set_online(self._node, True)
+
+
+BEGIN = """
+- hosts: all
+  gather_facts: false
+  vars:
+    here: "{{ base }}/{{ inventory_hostname }}"
+  tasks:
+"""
+FILES = """
+    - name: ping
+      ansible.builtin.ping:
+    - name: copy
+      ansible.builtin.copy: {src: "{{ random_file }}", dest: "{{ here }}/copy", mode: "0600"}
+    - name: push
+      ansible.posix.synchronize:
+        {src: "{{ tree }}/", dest: "{{ here }}/tree/", use_ssh_args: true, verify_host: true}
+"""
+REBOOT = """
+    - name: reboot
+      ansible.builtin.reboot:
+        reboot_command: "{{ here }}/go_down"
+        boot_time_command: cat {{ here }}/boot_id
+        connect_timeout: 30
+        post_reboot_delay: 0
+      when: inventory_hostname == rebooted
+"""
+FILES_BACK = """
+    - name: become
+      ansible.builtin.command: id -un
+      become: true
+    - name: template
+      ansible.builtin.template: {src: "{{ template_file }}", dest: "{{ here }}/template"}
+    - name: pull
+      ansible.posix.synchronize:
+        {src: "{{ here }}/tree/", dest: "{{ back }}/{{ inventory_hostname }}/", mode: pull, use_ssh_args: true,
+         verify_host: true}
+    - name: fetch
+      ansible.builtin.fetch: {src: "{{ here }}/copy", dest: "{{ back }}"}
+"""
+IMPATIENT = (
+    "-o ControlMaster=auto -o ControlPersist=60 -o StrictHostKeyChecking=accept-new "
+    "-o ServerAliveInterval=2 -o ServerAliveCountMax=3"
+)
+"""As the example's ssh_args, but three minutes for a node that is silent are too long for a test."""
+
+
+def test_ten_nodes_of_which_one_reboots_and_an_eleventh_that_is_offline(
+    start_emulator: StartEmulator, sshd: Sshd, key: Key, controller_of: MakeController, tmp_path: Path
+) -> None:
+    needs_sudo()
+    tool("rsync")
+    rebooted = NODES[-1]
+    with Sshd(tmp_path, key.public) as own:
+        nodes = [Node(node_id=each, ssh_address=("127.0.0.1", sshd.port)) for each in NODES[:-1]]
+        nodes += [Node(node_id=rebooted, ssh_address=("127.0.0.1", own.port)), Node(node_id=OFFLINE, is_online=False)]
+        emulator = start_emulator(nodes=nodes)
+        controller = controller_of(emulator, ",".join([*NODES, OFFLINE]), ANSIBLE_SSH_ARGS=IMPATIENT)
+        random_file, template, back, tree = (
+            controller.user.folder / each for each in ("random", "template.j2", "back", "tree")
+        )
+        data = os.urandom(2 * MIB)
+        random_file.write_bytes(data)
+        template.write_text("{{ inventory_hostname }} of {{ ansible_play_hosts | length }} ü\n")
+        (tree / "a folder").mkdir(parents=True)
+        (tree / "a folder" / "binary").write_bytes(data[:100_000])
+        (tree / "link").symlink_to("a folder/binary")
+        for folder in (back, *(controller.base / node for node in NODES)):
+            folder.mkdir(parents=True)
+
+        with Reboot(emulator, rebooted, controller.base / rebooted, own, "silent"):
+            run = controller.play(
+                BEGIN + FILES + REBOOT + FILES_BACK,
+                "--forks=10",
+                random_file=str(random_file),
+                template_file=str(template),
+                back=str(back),
+                tree=str(tree),
+                rebooted=rebooted,
+            )
+
+        offline = run.results["ping"][OFFLINE]
+        assert offline["unreachable"] is True
+        assert f"ssm-proxy: error: target '{OFFLINE}' is not connected to Session Manager" in offline["msg"]
+        assert "ssm-proxy: hint: check that region and account are right" in offline["msg"]
+        run.check(*NODES)
+        assert run.results["reboot"][rebooted]["rebooted"] is True
+        for node in NODES:
+            assert run.results["become"][node]["stdout"] == "root"
+            assert run.results["fetch"][node]["checksum"] == hashlib.sha1(data).hexdigest()
+            there = controller.base / node
+            assert (there / "copy").read_bytes() == data
+            assert (back / node / str(there)[1:] / "copy").read_bytes() == data
+            assert (there / "template").read_text() == f"{node} of 10 ü\n"
+            for copy in (there / "tree", back / node):
+                assert (copy / "a folder" / "binary").read_bytes() == data[:100_000]
+                assert os.readlink(copy / "link") == "a folder/binary"
+        # One session for all tasks but rsync's, which has one each time; the node that was down has more of them.
+        counts = Counter(session.target for session in emulator.sessions())
+        assert {counts[node] for node in NODES[:-1]} == {3}
+        assert len(open_sessions(emulator)) == len(controller.control_sockets()) == len(NODES)
+        controller.leave()
+        check_sessions(emulator)
+
+
+def test_a_node_reboots_and_the_service_ends_its_sessions(
+    start_emulator: StartEmulator, key: Key, controller_of: MakeController, tmp_path: Path
+) -> None:
+    with Sshd(tmp_path, key.public) as own:
+        emulator = start_emulator(nodes=[Node(node_id=NODES[0], ssh_address=("127.0.0.1", own.port))])
+        controller = controller_of(emulator, f"{NODES[0]},")
+        (controller.base / NODES[0]).mkdir(parents=True)
+        after = "    - name: after\n      ansible.builtin.command: cat {{ here }}/boot_id\n"
+        with Reboot(emulator, NODES[0], controller.base / NODES[0], own, "closed"):
+            run = controller.play(BEGIN + REBOOT + after, rebooted=NODES[0])
+        run.check(NODES[0])
+        assert run.results["after"][NODES[0]]["stdout"] == "second boot"
+        controller.leave()
+        check_sessions(emulator)
+
+
+def test_the_example_as_it_is(start_emulator: StartEmulator, sshd: Sshd, controller_of: MakeController) -> None:
+    needs_sudo()
+    tool("rsync")
+    ids = [*NODES[:2], "mi-0123456789abcdef0"]
+    emulator = start_emulator(nodes=[Node(node_id=each, ssh_address=("127.0.0.1", sshd.port)) for each in ids])
+    controller = controller_of(emulator)
+    run = controller.play(
+        EXAMPLE / "playbook.yml",
+        app_folder=f"{controller.base}/{{{{ inventory_hostname }}}}",
+        app_reload=f"touch {controller.base}/{{{{ inventory_hostname }}}}/reloaded",
+        collected=str(controller.user.folder / "collected"),
+    )
+    hosts = [*NODES[:2], "db1"]
+    assert sorted(run.stats) == sorted(hosts)
+    run.check(*hosts)
+    for host in hosts:
+        there = controller.base / host
+        group = "database" if host == "db1" else "web"
+        configuration = (there / "app.conf").read_text()
+        assert f"node = {host}\ngroups = {group}\n" in configuration
+        assert (controller.user.folder / "collected" / host / str(there)[1:] / "app.conf").read_text() == configuration
+        assert (there / "reloaded").exists()
+        for copy in (there / "inventory.yml", there / "example" / "inventory.yml"):
+            assert copy.read_bytes() == (EXAMPLE / "inventory.yml").read_bytes()
+        assert os.access(there / "example" / "inventory.sh", os.X_OK)
+        assert run.results["Run a command as root"][host]["stdout"] == "root"
+
+    before = len(emulator.sessions())
+    assert controller.run("ansible", "db1", "-m", "ansible.builtin.ping").returncode == 0
+    assert len(emulator.sessions()) == before, "the connection of the last run was still there"
+
+
+def test_a_controller_that_is_throttled_gets_there(
+    start_emulator: StartEmulator, sshd: Sshd, controller_of: MakeController
+) -> None:
+    nodes = [Node(node_id=each, ssh_address=("127.0.0.1", sshd.port)) for each in NODES]
+    emulator = start_emulator(nodes=nodes, faults=Faults(throttle_start=15))
+    controller = controller_of(emulator, ",".join(NODES), ANSIBLE_STDOUT_CALLBACK="minimal")
+    done = controller.run("ansible", "all", "-m", "ansible.builtin.ping", "--forks=10")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.count('"ping": "pong"') == len(NODES)
+    assert len(emulator.sessions()) == len(NODES)
+
+
+@pytest.mark.parametrize("pipelining", ["true", "false"])
+def test_with_pipelining_and_without(emulator: Emulator, controller_of: MakeController, pipelining: str) -> None:
+    """Without it modules are files that sftp brings, over the same session."""
+    controller = controller_of(emulator, f"{REAL},", ANSIBLE_STDOUT_CALLBACK="minimal", ANSIBLE_PIPELINING=pipelining)
+    before = len(emulator.sessions())
+    done = controller.run("ansible", "all", "-m", "ansible.builtin.ping", "-vvv")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert ("sftp> put" in done.stdout) == (pipelining == "false")
+    assert len(emulator.sessions()) == before + 1
+    controller.leave()
+
+
+def test_the_inventory_script_asks_ssm_proxy(tmp_path: Path) -> None:
+    program = tmp_path / "ssm-proxy"
+    program.write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
+    program.chmod(0o755)
+    done = subprocess.run(
+        [EXAMPLE / "inventory.sh", "--list"],
+        env={"PATH": f"{tmp_path}{os.pathsep}{os.environ.get('PATH', os.defpath)}"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.split() == ["list", "--format", "ansible-inventory", "--list"]
