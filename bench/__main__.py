@@ -21,6 +21,7 @@ from bench.forwarding import measure_forwarding
 from bench.idle import measure_idle
 from bench.lab import Lab
 from bench.latency import measure_echo, measure_loaded
+from bench.playbook import measure_playbook
 from bench.rows import BenchError, Row, table
 from bench.shells import measure_shells
 from bench.start import Stage, measure_stages, measure_start, stage_table
@@ -43,6 +44,9 @@ class Amount:
     printed_mib: int
     keys: int
     commands: int
+    nodes: int
+    tasks: int
+    plays: int
 
 
 FULL = Amount(
@@ -58,6 +62,9 @@ FULL = Amount(
     printed_mib=32,
     keys=200,
     commands=10,
+    nodes=10,
+    tasks=20,
+    plays=3,
 )
 QUICK = Amount(
     size_mib=8,
@@ -72,6 +79,9 @@ QUICK = Amount(
     printed_mib=1,
     keys=10,
     commands=2,
+    nodes=2,
+    tasks=2,
+    plays=1,
 )
 PARTS: dict[str, Callable[[Lab, Amount], list[Row]]] = {
     "transfers": lambda lab, amount: measure_transfers(lab, amount.size_mib, amount.rounds),
@@ -83,6 +93,7 @@ PARTS: dict[str, Callable[[Lab, Amount], list[Row]]] = {
         lab, amount.size_mib, amount.rounds, amount.paced_mib, amount.requests
     ),
     "shell": lambda lab, amount: measure_shells(lab, amount.printed_mib, amount.keys, amount.commands),
+    "playbook": lambda lab, amount: measure_playbook(lab, amount.nodes, amount.tasks, amount.plays),
     "idle": lambda lab, amount: measure_idle(lab, amount.idle_s),
 }
 
@@ -96,9 +107,7 @@ def main() -> None:
         "--quick", action="store_true", help="measure little, to see that it works; figures mean nothing"
     )
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
-    parser.add_argument(
-        "--update-docs", action="store_true", help="write the tables of README.md and docs/benchmarks.md as well"
-    )
+    parser.add_argument("--update-docs", action="store_true", help="write the tables of README.md and docs as well")
     arguments = parser.parse_args()
     if arguments.update_docs and (arguments.only or arguments.quick):
         parser.error("the pages take the figures of a full run only")
@@ -115,15 +124,16 @@ def main() -> None:
 
 def run(arguments: argparse.Namespace, amount: Amount) -> None:
     names = [arguments.only] if arguments.only else list(PARTS)
-    rows: list[Row] = []
+    of_part: dict[str, list[Row]] = {}
     stages: list[Stage] = []
     load = os.getloadavg()[0]
     with Lab() as lab:
         for name in names:
             print(f"bench: {name}", file=sys.stderr)
-            rows += PARTS[name](lab, amount)
+            of_part[name] = PARTS[name](lab, amount)
         if "start" in names:
             stages = measure_stages(lab, amount.starts)
+    rows = [row for part in of_part.values() for row in part]
     if arguments.json:
         values = {
             "date": str(date.today()),
@@ -147,6 +157,7 @@ def run(arguments: argparse.Namespace, amount: Amount) -> None:
                 "frames": frames.table(),
             },
         )
+        pages.update(pages.ANSIBLE, {"ansible": f"{table(of_part['playbook'])}\n\n{footer(amount, load)}"})
 
 
 def footer(amount: Amount, load: float) -> str:

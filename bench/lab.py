@@ -16,7 +16,7 @@ import sys
 import sysconfig
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -196,7 +196,12 @@ class Lab:
 
     @contextlib.contextmanager
     def tunnel(
-        self, *, pacing: str = "none", faults: Mapping[str, int] | None = None, options: str = ""
+        self,
+        *,
+        pacing: str = "none",
+        faults: Mapping[str, int] | None = None,
+        options: str = "",
+        nodes: Sequence[str] = (NODE,),
     ) -> Iterator[Route]:
         """Through the proxy and an emulator.
 
@@ -204,16 +209,20 @@ class Lab:
             pacing: the agent's, see ``ssm-proxy emulator --help``.
             faults: see there too.
             options: of the proxy.
+            nodes: their ids; one sshd stands behind all of them.
         """
-        with self.emulator(pacing=pacing, faults=faults) as environment:
+        with self.emulator(pacing=pacing, faults=faults, nodes=nodes) as environment:
             proxy = f"{shlex.quote(str(self.proxy))} proxy {options} %h %p"
             yield self._route("tunnel", f"ProxyCommand {proxy}", environment)
 
     @contextlib.contextmanager
-    def emulator(self, *, pacing: str, faults: Mapping[str, int] | None = None) -> Iterator[dict[str, str]]:
+    def emulator(
+        self, *, pacing: str, faults: Mapping[str, int] | None = None, nodes: Sequence[str] = (NODE,)
+    ) -> Iterator[dict[str, str]]:
         """Run an emulator; give the variables that point a client at it. Arguments as for ``tunnel``."""
         command = [str(self.proxy), "emulator", "--json", "--agent-pacing", pacing]
-        command += ["--node", f"{NODE}=127.0.0.1:{self._sshd.port}"]
+        for node in nodes:
+            command += ["--node", f"{node}=127.0.0.1:{self._sshd.port}"]
         for name, value in (faults or {}).items():
             command += ["--fault", f"{name}={value}"]
         with self.announced(command) as (line, _):

@@ -1,4 +1,4 @@
-"""The tables in README.md and docs/benchmarks.md: what stands between two marks is written by a run."""
+"""The tables in README.md and the pages of docs: what stands between two marks is written by a run."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from bench.rows import BenchError
 ROOT = Path(__file__).resolve().parents[1]
 README = ROOT / "README.md"
 PAGE = ROOT / "docs" / "benchmarks.md"
+ANSIBLE = ROOT / "docs" / "ansible.md"
 
 
 def fill(text: str, contents: Mapping[str, str]) -> str:

@@ -73,6 +73,8 @@ def test_a_quick_run_has_every_row() -> None:
         "shell, echo of a key while output floods, median",
         "shell, echo of a key while output floods, 99th percentile",
         "`ssm-proxy exec NODE -- true`",
+        "playbook of 2 tasks on 2 nodes, no connections before",
+        "playbook of 2 tasks on 2 nodes, connections kept from the run before",
         "CPU of the proxy, idle",
     ]
     for width in (50, 200):
@@ -83,7 +85,7 @@ def test_a_quick_run_has_every_row() -> None:
         assert row["tunnel"] > 0
         assert row["plain"] is None or row["plain"] > 0
         assert (row["met"] is None) == (row["target"] is None)
-    assert sum(row["plain"] is not None for row in rows.values()) == 22
+    assert sum(row["plain"] is not None for row in rows.values()) == 24
     # What cannot be otherwise, if the right thing is measured.
     start = rows["`ssh host true`"]
     assert start["tunnel"] > start["plain"]
