@@ -46,6 +46,8 @@ def tell_ssh(error: SsmProxyError, input_fd: int, output_fd: int) -> None:
 
     Returns when ssh has gone, or did not within a moment: to leave earlier would break its pipe before it has read.
     """
+    if os.isatty(output_fd):
+        return
     deadline = time.monotonic() + _WAIT
     try:
         os.write(output_fd, disconnect_bytes("\n".join(messages.error_lines(error))))  # less than any pipe takes

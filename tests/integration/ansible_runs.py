@@ -20,7 +20,7 @@ from bench.sshd import Key
 from ssm_proxy.emulator import Emulator
 
 EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "ansible"
-_TIMEOUT = 100.0
+_TIMEOUT = 280.0
 
 
 @dataclass(frozen=True)

@@ -125,7 +125,7 @@ FILES_BACK = """
 """
 IMPATIENT = (
     "-o ControlMaster=auto -o ControlPersist=60 -o StrictHostKeyChecking=accept-new "
-    "-o ServerAliveInterval=2 -o ServerAliveCountMax=3"
+    "-o ServerAliveInterval=3 -o ServerAliveCountMax=4"
 )
 """As the example's ssh_args, but three minutes for a node that is silent are too long for a test."""
 

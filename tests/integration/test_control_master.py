@@ -84,6 +84,8 @@ def test_an_error_is_seen_although_standard_error_is_thrown_away(
     assert done.returncode == 255
     assert b"ssm-proxy: error: target '" + EMBEDDED.encode() + b"' is not connected to Session Manager" in done.stderr
     assert b"ssm-proxy: hint: check that region and account are right" in done.stderr
+    wrong = user.run("ssh", "-o", "ProxyCommand=ssm-proxy proxy web-7 %p", user.host, "true")
+    assert b":11: ssm-proxy: error: 'web-7' is not the id of a managed node" in wrong.stderr
     # Where standard error is read, it is said there and nowhere else.
     plain = user.ssh("true", "-o", "ControlPath=none")
     assert plain.stderr.count(b"is not connected to Session Manager") == 1

@@ -65,8 +65,12 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 def run(arguments: argparse.Namespace) -> int:
     """Be the ProxyCommand until ssh or the node ends it."""
-    host = check_target(arguments.host)
-    port = check_port(arguments.port)
+    try:
+        host = check_target(arguments.host)
+        port = check_port(arguments.port)
+    except SsmProxyError as error:
+        _tell_ssh(error, 0, 1)
+        raise
     if messages.stdout_is_terminal():
         raise UsageError(
             "this command is for ssh to start: its output is the encrypted stream, and here is a terminal",
@@ -149,10 +153,7 @@ def run(arguments: argparse.Namespace) -> int:
             for line in messages.error_lines(error):
                 logger.error("%s", line)
         if tunnel is None or not tunnel.pipes.output_bytes:
-            from ssm_proxy.cli.ssh_disconnect import standard_error_is_discarded, tell_ssh
-
-            if standard_error_is_discarded():
-                tell_ssh(error, input_fd, output_fd)
+            _tell_ssh(error, input_fd, output_fd)
         raise
     finally:
         terminal.restore()
@@ -189,6 +190,13 @@ class _Ending:
         self._wake()
         if self._stop is not None:
             self._stop(number)
+
+
+def _tell_ssh(error: SsmProxyError, input_fd: int, output_fd: int) -> None:
+    from ssm_proxy.cli.ssh_disconnect import standard_error_is_discarded, tell_ssh
+
+    if standard_error_is_discarded():
+        tell_ssh(error, input_fd, output_fd)
 
 
 def _notify(text: str, stderr: messages.StderrWriter, log_file: str | None) -> None:
