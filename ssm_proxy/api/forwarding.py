@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
-from ssm_proxy.api.service import BEGIN_TIMEOUT, Service, check_port, notify
+from ssm_proxy.api.service import BEGIN_TIMEOUT, Service, check_port, log_notice
 from ssm_proxy.api.session_thread import STOP_TIMEOUT, SessionThread
 from ssm_proxy.connector import SessionRequest
 from ssm_proxy.ends import FAILED_AT_START_WITHIN, cannot_be_forwarded, closed_by_service
@@ -152,7 +152,7 @@ class _Forwarding:
         local = Forward(
             listener=self._listener,
             destination=self.destination,
-            notify=notify,
+            notify=log_notice,
             listening=self.thread.set_begun,
             closed=self._closed,
             ending=self._ending,

@@ -42,6 +42,7 @@ class Service:
         region: None takes that of the session, or AWS_REGION, AWS_DEFAULT_REGION or the profile's.
         endpoint_url: replaces the address of the Systems Manager API.
         stream_endpoint_url: replaces scheme, host and port of the message gateway.
+        notify: shows a person one line; None puts it into the log.
 
     Raises:
         UsageError: both a session and a profile, or a session that is none.
@@ -55,6 +56,7 @@ class Service:
         region: str | None = None,
         endpoint_url: str | None = None,
         stream_endpoint_url: str | None = None,
+        notify: Callable[[str], None] | None = None,
     ) -> None:
         # boto3 takes a botocore session, but has no public way to give it back.
         botocore_session = getattr(session, "_session", None)
@@ -62,12 +64,14 @@ class Service:
             raise UsageError(f"session is a {type(session).__name__}", hint="pass a boto3.Session")
         if session is not None and profile is not None:
             raise UsageError("session and profile exclude each other", hint="boto3.Session(profile_name=…)")
+        self._notify = notify or log_notice
         self.control_plane = BotocoreControlPlane(
             profile=profile,
             region=region,
             endpoint_url=endpoint_url,
             stream_endpoint_url=stream_endpoint_url,
             botocore_session=botocore_session,
+            notify=self._notify,
         )
 
     def dial(
@@ -154,7 +158,7 @@ class Service:
 
     def resolve(self, target: str) -> str:
         """Give the id that StartSession takes. May block."""
-        return self.control_plane.resolve_target(target, notify)
+        return self.control_plane.resolve_target(target, self._notify)
 
     def make_session(
         self,
@@ -168,7 +172,7 @@ class Service:
             SessionConnector(self.control_plane, request, mark=_no_mark),
             make_application,
             check_session=check_session,
-            notify=notify,
+            notify=self._notify,
             mark=_no_mark,
         )
 
@@ -183,7 +187,7 @@ def check_port(port: int) -> None:
         raise UsageError(f"{port!r} is not a port", hint="use a number from 1 to 65535")
 
 
-def notify(text: str) -> None:
+def log_notice(text: str) -> None:
     """Log what the command line would show a person."""
     logger.warning("%s", "".join(character if character.isprintable() else " " for character in text))
 

@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from ssm_proxy.api.service import Service, notify
+from ssm_proxy.api.service import Service, log_notice
 from ssm_proxy.secret import Secret
 from ssm_proxy.sessions.port import STREAM_DOCUMENT
 from ssm_proxy.ssh.login import STEP_TIMEOUT, Login
@@ -35,6 +35,8 @@ class Access(NamedTuple):
     config_file: Path | None = None
     prompter: Prompter | None = None
     timeout: float = STEP_TIMEOUT
+    notify: Callable[[str], None] = log_notice
+    """Shows a person one line. May be called from any thread."""
 
 
 @contextlib.contextmanager
@@ -75,6 +77,7 @@ class _Reached:
             region=options.get("region"),
             endpoint_url=options.get("endpoint-url"),
             stream_endpoint_url=options.get("stream-endpoint-url"),
+            notify=access.notify,
         )
 
     def login(self, dial: Callable[[], Connection]) -> Login:
@@ -83,7 +86,7 @@ class _Reached:
             dial,
             prompter=self._access.prompter,
             password=self._access.password,
-            notify=notify,
+            notify=self._access.notify,
             timeout=self._access.timeout,
         )
 

@@ -24,6 +24,10 @@ class Display(Protocol):
 
     def show(self, progress: Progress) -> None: ...
 
+    def notify(self, text: str) -> None:
+        """Show a person one line. May be called from any thread."""
+        ...
+
     def done(self, result: CopyResult) -> None: ...
 
     def failed(self, error: SsmProxyError) -> None: ...
@@ -52,7 +56,10 @@ class JsonDisplay:
         if progress.outcome is not None:
             self._write(_file_values(progress.outcome))
         if progress.notice is not None:
-            self._write({"type": "notice", "text": progress.notice})
+            self.notify(progress.notice)
+
+    def notify(self, text: str) -> None:
+        self._write({"type": "notice", "text": text})
 
     def done(self, result: CopyResult) -> None:
         self._write(_result_values(result))
@@ -79,7 +86,10 @@ class LineDisplay:
         if progress.outcome is not None:
             self._stderr.write(file_line(progress.outcome))
         if progress.notice is not None:
-            self._stderr.write(f"ssm-proxy: {messages.printable(progress.notice)}")
+            self.notify(progress.notice)
+
+    def notify(self, text: str) -> None:
+        self._stderr.write(f"ssm-proxy: {messages.printable(text)}")
 
     def done(self, result: CopyResult) -> None:
         self._stderr.write(summary(result))
@@ -115,7 +125,7 @@ class BarDisplay:
         if progress.outcome is not None and progress.outcome.state is FileState.FAILED:
             self._above(file_line(progress.outcome))
         if progress.notice is not None:
-            self._above(f"ssm-proxy: {messages.printable(progress.notice)}")
+            self.notify(progress.notice)
         if not progress.total_files:
             return
         bar.total = max(progress.total_bytes, progress.done_bytes)
@@ -135,6 +145,9 @@ class BarDisplay:
         result = getattr(error, "result", None)
         if isinstance(result, CopyResult):
             self._above(summary(result))
+
+    def notify(self, text: str) -> None:
+        self._above(f"ssm-proxy: {messages.printable(text)}")
 
     def close(self) -> None:
         self._bar.close()

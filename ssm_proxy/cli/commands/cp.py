@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 from ssm_proxy.cli.session_command import (
@@ -105,9 +105,10 @@ def run(arguments: argparse.Namespace) -> int:
         from ssm_proxy.api.copying import copy_with
         from ssm_proxy.cli.copy_display import make_display
 
-        options, access = _options(arguments), _access(arguments)
+        options = _options(arguments)
         try:
             with make_display(around.stderr, as_json=arguments.json, is_quiet=arguments.quiet) as display:
+                access = _access(arguments, display.notify)
                 try:
                     result = copy_with(arguments.sources, arguments.destination, options, access, display.show)
                 except SsmProxyError as error:
@@ -131,7 +132,7 @@ def _options(arguments: argparse.Namespace) -> CopyOptions:
     )
 
 
-def _access(arguments: argparse.Namespace) -> Access:
+def _access(arguments: argparse.Namespace, notify: Callable[[str], None]) -> Access:
     from ssm_proxy.api.ssh import Access
     from ssm_proxy.ssh.prompts import TerminalPrompter
 
@@ -150,6 +151,7 @@ def _access(arguments: argparse.Namespace) -> Access:
         key_filename=arguments.keys,
         config_file=arguments.config,
         prompter=TerminalPrompter(),
+        notify=notify,
     )
 
 
