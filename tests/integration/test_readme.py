@@ -29,6 +29,7 @@ COMMANDS = [
     for line in block.splitlines()
     if line.startswith("$ ")
 ]
+PYTHON = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 # The whole test suite cannot run inside itself; that the command passes it is seen by whoever runs this.
 IN_PLACE_OF = {"scripts/test": "scripts/test -q -p no:cacheprovider tests/unit/test_errors.py"}
 PAGE = "<h1>hello</h1>\n"
@@ -102,6 +103,7 @@ def newcomer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Newcomer]:
 def emulated(home: Path) -> Iterator[dict[str, Any]]:
     """The emulator as a process, so that its nodes have a home of their own."""
     command = [sys.executable, "-m", "ssm_proxy", "emulator", "--json", "--agent-pacing", "none"]
+    command += ["--remote-host", "db.internal=127.0.0.1"]
     with subprocess.Popen(command, env={**os.environ, "HOME": str(home)}, stdout=subprocess.PIPE, text=True) as process:
         try:
             assert process.stdout is not None
@@ -128,11 +130,28 @@ def test_there_are_commands_to_run() -> None:
     assert "scripts/test" in COMMANDS
 
 
-def test_the_python_example_works() -> None:
+def test_the_emulators_python_example_works() -> None:
     given: list[dict[str, str]] = []
-    [example] = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    _, example = PYTHON
     exec(example, {"run_my_tests": lambda env: given.append(env)})
     assert given[0]["AWS_ENDPOINT_URL_SSM"].startswith("http://127.0.0.1:")
+
+
+def test_the_python_api_example_works(newcomer: Newcomer) -> None:
+    (newcomer.folder / "big.tar").write_bytes(os.urandom(3_000_000))
+    done = subprocess.run(
+        [sys.executable, "-c", PYTHON[0]],
+        cwd=newcomer.folder,
+        env=newcomer.environment,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "done_bytes=3000000" in done.stdout
+    home = Path(newcomer.environment["HOME"])
+    assert (home / "big.tar").read_bytes() == (newcomer.folder / "big.tar").read_bytes()
 
 
 def test_every_command_works_in_its_order(newcomer: Newcomer) -> None:
@@ -142,6 +161,7 @@ def test_every_command_works_in_its_order(newcomer: Newcomer) -> None:
         done = newcomer.run(command)
         print(f"$ {command}\n{done.stdout}({time.monotonic() - began:.1f} s)")
         assert done.returncode == 0, f"{command}\n{done.stdout}"
-    for name in ("site-by-scp/index.html", "site-by-rsync/index.html", "index.html"):
+    for name in ("site-by-scp/index.html", "site-by-rsync/index.html", "site-by-cp/index.html", "index.html"):
         assert (Path(newcomer.environment["HOME"]) / name).read_text() == PAGE
     assert (newcomer.folder / "project" / ".git").is_dir()
+    assert (newcomer.folder / "index.html").read_text() == PAGE
