@@ -11,12 +11,13 @@ import os
 import platform
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from datetime import date
 from pathlib import Path
 
 from bench import frames, pages
+from bench.copies import CopyAmount, measure_copies, summary
 from bench.forwarding import measure_forwarding
 from bench.idle import measure_idle
 from bench.lab import Lab
@@ -47,6 +48,7 @@ class Amount:
     nodes: int
     tasks: int
     plays: int
+    copies: CopyAmount
 
 
 FULL = Amount(
@@ -65,6 +67,14 @@ FULL = Amount(
     nodes=10,
     tasks=20,
     plays=3,
+    copies=CopyAmount(
+        size_mib=256,
+        scaling_mib=64,
+        sessions=(1, 2, 4, 8, 16),
+        scaling_sessions=(1, 8, 16),
+        small_files=2000,
+        rounds=3,
+    ),
 )
 QUICK = Amount(
     size_mib=8,
@@ -82,6 +92,7 @@ QUICK = Amount(
     nodes=2,
     tasks=2,
     plays=1,
+    copies=CopyAmount(size_mib=2, scaling_mib=1, sessions=(1, 2), scaling_sessions=(1, 2), small_files=20, rounds=1),
 )
 PARTS: dict[str, Callable[[Lab, Amount], list[Row]]] = {
     "transfers": lambda lab, amount: measure_transfers(lab, amount.size_mib, amount.rounds),
@@ -94,8 +105,12 @@ PARTS: dict[str, Callable[[Lab, Amount], list[Row]]] = {
     ),
     "shell": lambda lab, amount: measure_shells(lab, amount.printed_mib, amount.keys, amount.commands),
     "playbook": lambda lab, amount: measure_playbook(lab, amount.nodes, amount.tasks, amount.plays),
+    "copies": lambda lab, amount: measure_copies(lab, amount.copies),
     "idle": lambda lab, amount: measure_idle(lab, amount.idle_s),
 }
+
+OWN_PAGE = ("playbook", "copies")
+"""Parts with a table of their own, which takes the figures of a run of that part alone as well."""
 
 
 def main() -> None:
@@ -109,8 +124,8 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     parser.add_argument("--update-docs", action="store_true", help="write the tables of README.md and docs as well")
     arguments = parser.parse_args()
-    if arguments.update_docs and (arguments.only or arguments.quick):
-        parser.error("the pages take the figures of a full run only")
+    if arguments.update_docs and (arguments.quick or arguments.only not in (None, *OWN_PAGE)):
+        parser.error(f"the pages take the figures of a full run only, or of one of: {', '.join(OWN_PAGE)}")
     amount = QUICK if arguments.quick else FULL
     changes = {"size_mib": arguments.size, "idle_s": arguments.idle_seconds}
     amount = replace(amount, **{name: value for name, value in changes.items() if value is not None})
@@ -147,17 +162,23 @@ def run(arguments: argparse.Namespace, amount: Amount) -> None:
     else:
         print("\n\n".join([table(rows), *([stage_table(stages)] if stages else []), footer(amount, load)]))
     if arguments.update_docs:
+        update_pages(of_part, stages, amount, load)
+
+
+def update_pages(of_part: Mapping[str, list[Row]], stages: list[Stage], amount: Amount, load: float) -> None:
+    """Write what was measured into the pages."""
+    notes = footer(amount, load)
+    if "transfers" in of_part:
+        rows = [row for name, part in of_part.items() if name not in OWN_PAGE for row in part]
         print("bench: frames", file=sys.stderr)
-        pages.update(pages.README, {"bench": f"{table(rows, with_targets=False)}\n\n{footer(amount, load)}"})
-        pages.update(
-            pages.PAGE,
-            {
-                "bench": f"{table(rows)}\n\n{footer(amount, load)}",
-                "stages": stage_table(stages),
-                "frames": frames.table(),
-            },
-        )
-        pages.update(pages.ANSIBLE, {"ansible": f"{table(of_part['playbook'])}\n\n{footer(amount, load)}"})
+        pages.update(pages.README, {"bench": f"{table(rows, with_targets=False)}\n\n{notes}"})
+        contents = {"bench": f"{table(rows)}\n\n{notes}", "stages": stage_table(stages), "frames": frames.table()}
+        pages.update(pages.PAGE, contents)
+    if "playbook" in of_part:
+        pages.update(pages.ANSIBLE, {"ansible": f"{table(of_part['playbook'])}\n\n{notes}"})
+    if "copies" in of_part:
+        pages.update(pages.COPYING, {"copies": f"{table(of_part['copies'])}\n\n{notes}"})
+        pages.update(pages.README, {"copy-speed": summary(of_part["copies"], amount.copies)})
 
 
 def footer(amount: Amount, load: float) -> str:

@@ -79,7 +79,7 @@ class _Copies:
                 bound = _TARGETS.get((self._pace, count)) if way == "download" else None
                 rows.append(
                     Row(
-                        what=f"cp, {way}, {_PACES[self._pace]}, {count} session{'s' if count > 1 else ''}",
+                        what=_large_name(way, self._pace, count),
                         tunnel=rate,
                         plain=alone if one is None else one,
                         plain_note="scp through the proxy" if one is None else "1 session",
@@ -116,10 +116,10 @@ class _Copies:
             for other, bound in (("scp -r", 0.2), ("rsync", None)):
                 rows.append(
                     Row(
-                        what=f"cp -r, {count} files of 4 KiB, {way}, {_PACES[self._pace]}",
+                        what=_small_name(way, count, other),
                         tunnel=statistics.median(seconds["cp"]),
                         plain=statistics.median(seconds[other]),
-                        plain_note=f"{other} through the proxy",
+                        plain_note=other,
                         unit="s",
                         target=None if bound is None else Target(of="ratio", bound=bound),
                     )
@@ -182,3 +182,37 @@ def _compare(source: Path, target: Path) -> None:
 
 def _names(folder: Path) -> list[Path]:
     return sorted(each.relative_to(folder) for each in folder.rglob("*"))
+
+
+# --- the tables ------------------------------------------------------------------------------------------------------
+
+
+def _large_name(way: str, pace: str, sessions: int) -> str:
+    return f"cp, {way}, {_PACES[pace]}, {sessions} session{'s' if sessions > 1 else ''}"
+
+
+def _small_name(way: str, count: int, other: str) -> str:
+    return f"cp -r, {count} files of 4 KiB, {way}, beside {other}"
+
+
+def summary(rows: Sequence[Row], amount: CopyAmount) -> str:
+    """Give the most important figures as Markdown."""
+    by_name = {row.what: row for row in rows}
+    lines = [
+        f"| {amount.size_mib} MiB through Session Manager, MB/s | scp | "
+        + " | ".join(f"cp, {count}" for count in amount.sessions)
+        + " |",
+        "|---|---:|" + "---:|" * len(amount.sessions),
+    ]
+    for way, pace, what in (
+        ("download", "real", "download, the agent at its real pace"),
+        ("upload", "real", "upload"),
+    ):
+        found = [by_name[_large_name(way, pace, count)] for count in amount.sessions]
+        cells = [f"{row.tunnel:.3g}" for row in found]
+        lines.append(f"| {what} | {found[0].plain:.3g} | " + " | ".join(cells) + " |")
+    lines += ["", "| files of 4 KiB, seconds | cp -r | scp -r | rsync |", "|---|---:|---:|---:|"]
+    for way in ("download", "upload"):
+        scp, rsync = (by_name[_small_name(way, amount.small_files, other)] for other in ("scp -r", "rsync"))
+        lines.append(f"| {way} of {amount.small_files} | {scp.tunnel:.3g} | {scp.plain:.3g} | {rsync.plain:.3g} |")
+    return "\n".join(lines)

@@ -10,6 +10,7 @@ from bench.rows import BenchError
 ROOT = Path(__file__).resolve().parents[1]
 README = ROOT / "README.md"
 PAGE = ROOT / "docs" / "benchmarks.md"
+COPYING = ROOT / "docs" / "copying.md"
 ANSIBLE = ROOT / "docs" / "ansible.md"
 
 

@@ -75,6 +75,23 @@ def test_a_quick_run_has_every_row() -> None:
         "`ssm-proxy exec NODE -- true`",
         "playbook of 2 tasks on 2 nodes, no connections before",
         "playbook of 2 tasks on 2 nodes, connections kept from the run before",
+        *(
+            name
+            for pace in ("agent's real pace", "no pace")
+            for way in ("download", "upload")
+            for name in (
+                f"cp, {way}, {pace}, 1 session",
+                f"cp, {way}, {pace}, 2 sessions",
+                f"peak memory of cp, {way}, {pace}, 2 sessions",
+            )
+        ),
+        "cp, download, 8 ms pace, 1 session",
+        "cp, download, 8 ms pace, 2 sessions",
+        *(
+            f"cp -r, 20 files of 4 KiB, {way}, beside {other}"
+            for way in ("upload", "download")
+            for other in ("scp -r", "rsync")
+        ),
         "CPU of the proxy, idle",
     ]
     for width in (50, 200):
@@ -85,13 +102,15 @@ def test_a_quick_run_has_every_row() -> None:
         assert row["tunnel"] > 0
         assert row["plain"] is None or row["plain"] > 0
         assert (row["met"] is None) == (row["target"] is None)
-    assert sum(row["plain"] is not None for row in rows.values()) == 24
+    assert sum(row["plain"] is not None for row in rows.values()) == 37
     # What cannot be otherwise, if the right thing is measured.
     start = rows["`ssh host true`"]
     assert start["tunnel"] > start["plain"]
     assert rows["CPU of the proxy, from exec to StartSession"]["tunnel"] > 0.01
     assert rows["peak memory of the proxy, upload"]["tunnel"] > 5
     assert rows["download, agent with its real pace"]["ratio"] < 1.05
+    assert rows["cp, download, agent's real pace, 1 session"]["tunnel"] < 1.1
+    assert rows["cp, download, 8 ms pace, 1 session"]["tunnel"] < 0.14
     for kind in ("tunnel", "plain"):
         assert rows[f"echo behind an upload, {LINK}, median"][kind] >= 50
         assert rows[f"upload, {LINK}"][kind] < 1.5
