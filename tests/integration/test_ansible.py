@@ -239,20 +239,27 @@ def test_the_guide_with_the_example_as_it_is(
             assert copy.read_bytes() == (EXAMPLE / "inventory.yml").read_bytes()
         assert os.access(there / "example" / "inventory.sh", os.X_OK)
         assert run.results["Run a command as root"][host]["stdout"] == "root"
-    # The playbook had the connections of the ping; rsync has one of its own.
-    assert Counter(session.target for session in emulator.sessions()) == dict.fromkeys(ids, 2)
+    # The playbook had the connections of the ping; rsync has one of its own. Rarely a kept connection says goodbye by
+    # itself as a run of Ansible ends (seen with OpenSSH 9.2): then the next run makes another.
+    sessions = Counter(session.target for session in emulator.sessions())
+    assert set(sessions) == set(ids)
+    assert set(sessions.values()) <= {2, 3}
 
 
 def test_a_controller_that_is_throttled_gets_there(
     start_emulator: StartEmulator, sshd: Sshd, controller_of: MakeController
 ) -> None:
     nodes = [Node(node_id=each, ssh_address=("127.0.0.1", sshd.port)) for each in NODES]
-    emulator = start_emulator(nodes=nodes, faults=Faults(throttle_start=15))
+    emulator = start_emulator(nodes=nodes, faults=Faults(start_rate=2, start_burst=2))
     controller = controller_of(emulator, ",".join(NODES), ANSIBLE_STDOUT_CALLBACK="minimal")
     done = controller.run("ansible", "all", "-m", "ansible.builtin.ping", "--forks=10")
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.count('"ping": "pong"') == len(NODES)
     assert len(emulator.sessions()) == len(NODES)
+    statistics = emulator.statistics()
+    assert statistics["throttled_starts"] > 0  # the first wave
+    # After that they take turns: without the budget each is refused again and again.
+    assert statistics["start_calls"] < 4 * len(NODES)
 
 
 @pytest.mark.parametrize("pipelining", ["true", "false"])
@@ -267,15 +274,25 @@ def test_with_pipelining_and_without(emulator: Emulator, controller_of: MakeCont
     controller.leave()
 
 
-def test_the_inventory_script_asks_ssm_proxy(tmp_path: Path) -> None:
-    program = tmp_path / "ssm-proxy"
-    program.write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
-    program.chmod(0o755)
-    done = subprocess.run(
-        [EXAMPLE / "inventory.sh", "--list"],
-        env={"PATH": f"{tmp_path}{os.pathsep}{os.environ.get('PATH', os.defpath)}"},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert done.stdout.split() == ["list", "--format", "ansible-inventory", "--list"]
+def test_the_inventory_script_gives_groups(
+    start_emulator: StartEmulator, sshd: Sshd, controller_of: MakeController
+) -> None:
+    """Nodes by tag, one of them offline, from the script of the example as it is."""
+    web, other, offline = NODES[:3]
+    address = ("127.0.0.1", sshd.port)
+    nodes = [
+        Node(node_id=web, ssh_address=address, tags={"Role": "web", "Name": "web 1"}),
+        Node(node_id=other, ssh_address=address, tags={"Role": "db"}),
+        Node(node_id=offline, tags={"Role": "web"}, is_online=False),
+    ]
+    emulator = start_emulator(nodes=nodes)
+    controller = controller_of(emulator, EXAMPLE / "inventory.sh", ANSIBLE_STDOUT_CALLBACK="minimal")
+    done = controller.run("ansible", "tag_Role_web", "-m", "ansible.builtin.debug", "-a", "var=ssm_tags.Name")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert f"{web} | SUCCESS" in done.stdout
+    assert '"ssm_tags.Name": "web 1"' in done.stdout
+    assert other not in done.stdout
+    assert offline not in done.stdout
+    done = controller.run("ansible", "platform_linux", "-m", "ansible.builtin.ping")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.count('"ping": "pong"') == 2
