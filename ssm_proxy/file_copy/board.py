@@ -7,11 +7,12 @@ What a file goes through:
              CHECK --there already, and equal-------> done
              CHECK --else--> WHOLE
     large    PREPARE --> RANGE, RANGE, ... --> FINISH --> done
-             FINISH --some ranges differ--> RANGE ...
+             FINISH --some ranges differ--> RANGE ...        (the next round)
              FINISH --its link is lost--> FINISH
 
 A range that a slow link has had for long is given to an idle one as well: to write the same bytes twice does no harm,
-and whoever is done first counts.
+and whoever is done first counts. What a slow link still has when the next round begins counts for nothing in that
+round, but the round's end waits for it: it may write what it read before the file changed.
 """
 
 from __future__ import annotations
@@ -75,13 +76,14 @@ class Kind(Enum):
 class Work:
     """Something for one link to do."""
 
-    __slots__ = ("began", "is_doubled", "jobs", "kind", "piece")
+    __slots__ = ("began", "is_doubled", "jobs", "kind", "piece", "round")
 
-    def __init__(self, kind: Kind, jobs: Sequence[Job], piece: Range | None = None, began: float = 0.0) -> None:
+    def __init__(self, kind: Kind, jobs: Sequence[Job], piece: Range | None = None, of_round: int = 0) -> None:
         self.kind = kind
         self.jobs = jobs
         self.piece = piece
-        self.began = began
+        self.round = of_round
+        self.began = 0.0
         self.is_doubled = False
 
     @property
@@ -105,12 +107,20 @@ class _Split:
     def __init__(self, job: Job) -> None:
         self.job = job
         self.is_copying = False
+        self.round = 0
         self.under_way: dict[Range, int] = {}  # how many links have it
         self.written: set[Range] = set()  # while another link still has it, too
+        self.left_over = 0  # pieces of earlier rounds that links still have
 
     @property
     def is_complete(self) -> bool:
-        return self.is_copying and self.job.has_all_ranges and not (self.under_way.keys() - self.written)
+        if not self.is_copying or self.left_over:
+            return False
+        return self.job.has_all_ranges and not (self.under_way.keys() - self.written)
+
+    def counts(self, work: Work) -> bool:
+        """Whether a piece is of this round, and nobody was faster."""
+        return work.round == self.round and work.piece not in self.written
 
 
 class Board:
@@ -126,7 +136,7 @@ class Board:
         self._to_finish: deque[Job] = deque()
         self._splits: dict[Job, _Split] = {}
         self._held: dict[Hashable, list[Work]] = {}
-        self._unfinished = 0
+        self._unfinished: set[Job] = set()
         self._is_planned = False
         self.is_cancelled = False
 
@@ -139,7 +149,7 @@ class Board:
                 if self.is_cancelled:
                     return
                 self._changed.wait(1.0)
-            self._unfinished += 1
+            self._unfinished.add(job)
             if job.is_split:
                 self._to_prepare.append(job)
             elif job.wants_check:
@@ -192,13 +202,15 @@ class Board:
         with self._changed:
             if self.is_cancelled:
                 return None
-            work = self._choose(now) or self._double(link, now)
+            work = self._choose() or self._double(link, now)
             if work is not None:
                 work.began = now
                 self._held.setdefault(link, []).append(work)
             return work
 
-    def _choose(self, now: float) -> Work | None:
+    def _choose(self) -> Work | None:
+        for split in self._splits.values():  # a stream ends at some time, not when a piece of it is done
+            self._look_at(split)
         if self._to_finish:
             return Work(Kind.FINISH, [self._to_finish.popleft()])
         if self._to_prepare and len(self._splits) < MOST_SPLIT_AT_ONCE:
@@ -208,7 +220,7 @@ class Board:
         for split in self._splits.values():
             if split.is_copying and (piece := split.job.take_range()) is not None:
                 split.under_way[piece] = split.under_way.get(piece, 0) + 1
-                return Work(Kind.RANGE, [split.job], piece)
+                return Work(Kind.RANGE, [split.job], piece, split.round)
         if self._to_check:
             return Work(Kind.CHECK, self._several(self._to_check))
         if self._files:
@@ -228,7 +240,7 @@ class Board:
                 if work.kind is not Kind.RANGE or work.is_doubled or now - work.began < DOUBLED_AFTER:
                     continue
                 split = self._splits.get(work.job)
-                if split is None or work.piece in split.written:
+                if split is None or not split.counts(work):
                     continue
                 if oldest is None or work.began < oldest.began:
                     oldest = work
@@ -236,7 +248,7 @@ class Board:
             return None
         oldest.is_doubled = True
         self._splits[oldest.job].under_way[oldest.piece] += 1
-        work = Work(Kind.RANGE, oldest.jobs, oldest.piece)
+        work = Work(Kind.RANGE, oldest.jobs, oldest.piece, oldest.round)
         work.is_doubled = True
         return work
 
@@ -250,7 +262,7 @@ class Board:
         """Whether the result of a range still counts: its file is under way, and nobody was faster."""
         with self._lock:
             split = self._splits.get(work.job)
-            return split is not None and work.piece not in split.written
+            return split is not None and split.counts(work)
 
     def done(self, link: Hashable, work: Work) -> None:
         """Take note that work of the kinds PREPARE and RANGE is done."""
@@ -261,6 +273,8 @@ class Board:
                 return
             if work.kind is Kind.PREPARE:
                 split.is_copying = True
+            elif work.round != split.round:
+                split.left_over -= 1
             elif work.piece is not None:
                 split.written.add(work.piece)
                 self._let_go(split, work.piece)
@@ -271,6 +285,9 @@ class Board:
         """Take note that a file that was to be finished has pieces that have to be copied once more."""
         with self._changed:
             split = self._splits[job]
+            split.round += 1
+            split.left_over += sum(split.under_way.values())
+            split.under_way.clear()
             split.written.clear()
             split.is_copying = True
             self._look_at(split)
@@ -304,10 +321,10 @@ class Board:
     def over(self, job: Job) -> bool:
         """Take note that a file is in place, or has failed; give whether that is news."""
         with self._changed:
-            is_split = self._splits.pop(job, None) is not None
-            if job.is_split and not is_split:
+            if job not in self._unfinished:
                 return False
-            self._unfinished -= 1
+            self._unfinished.discard(job)
+            self._splits.pop(job, None)
             self._changed.notify_all()
             return True
 
@@ -315,12 +332,14 @@ class Board:
         """Take back the work of a link that is gone."""
         with self._changed:
             for work in self._held.pop(link, []):
+                # Of a file that has come to its end nothing is left to do: its link may have been about to clean up.
+                jobs = [job for job in work.jobs if job in self._unfinished]
                 if work.kind is Kind.WHOLE:
-                    self._files.appendleft(work.job)
+                    self._files.extendleft(jobs)
                 elif work.kind is Kind.CHECK:
-                    self._to_check.extendleft(work.jobs)
+                    self._to_check.extendleft(jobs)
                 elif work.kind is Kind.SETTLE:
-                    self._to_settle.extendleft(work.jobs)
+                    self._to_settle.extendleft(jobs)
                 elif (split := self._splits.get(work.job)) is None:
                     continue
                 elif work.kind is Kind.PREPARE:
@@ -328,6 +347,8 @@ class Board:
                     self._to_prepare.appendleft(work.job)
                 elif work.kind is Kind.FINISH:
                     self._to_finish.appendleft(work.job)
+                elif work.round != split.round:
+                    split.left_over -= 1
                 elif work.piece is not None:
                     self._give_back(split, work.piece)
             self._changed.notify_all()
