@@ -179,6 +179,8 @@ class SftpConnection:
         """Step whatever can go on."""
         while self._ready:
             task = self._ready.popleft()
+            if task not in self._tasks:  # it was dropped while it waited
+                continue
             waits_for = task.step()
             if not isinstance(waits_for, Pending):
                 self._tasks.discard(task)
@@ -203,7 +205,14 @@ class SftpConnection:
 
     def read(self, handle: bytes, offset: int, size: int) -> Pending[bytes]:
         """Read up to ``size`` bytes, which is at most ``read_bytes``; none at the end of the file."""
-        return self._request(packets.READ, packets.encode_read(handle, offset, size), _data, size)
+
+        def data_of(reply: packets.Reply) -> bytes:
+            data = _data(reply)
+            if len(data) > size:  # it would be written over what comes behind
+                raise MalformedMessage(f"the SFTP server gave {len(data)} bytes where {size} were asked for")
+            return data
+
+        return self._request(packets.READ, packets.encode_read(handle, offset, size), data_of, size)
 
     def write(self, handle: bytes, offset: int, data: bytes) -> Pending[None]:
         """Write all of ``data``, which is at most ``write_bytes`` long."""

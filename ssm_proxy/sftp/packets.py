@@ -29,6 +29,8 @@ NO_CONNECTION, CONNECTION_LOST, UNSUPPORTED = range(6, 9)
 
 MAX_PACKET_BYTES: Final = 1024 * 1024
 """More than any server sends: OpenSSH's bound is 256 KiB."""
+MAX_HANDLE_BYTES: Final = 256
+"""Section 6.2; it is sent back with every request."""
 
 _HAS_SIZE, _HAS_OWNER, _HAS_PERMISSIONS, _HAS_TIMES = 0x01, 0x02, 0x04, 0x08
 _HAS_EXTENDED = 0x80000000
@@ -150,7 +152,7 @@ def decode_version(body: bytes) -> dict[bytes, bytes]:
     """
     reader = _Reader(body)
     version = reader.u32()
-    if version < VERSION:
+    if version != VERSION:
         raise MalformedMessage(f"the server speaks SFTP version {version}; {VERSION} is needed")
     extensions = {}
     while reader.left:
@@ -176,7 +178,10 @@ def decode_reply(kind: int, body: bytes) -> tuple[int, Reply]:
         message = reader.string() if reader.left else b""  # old servers leave it out
         return request_id, StatusReply(code, message.decode("utf-8", "replace"))
     if kind == HANDLE:
-        return request_id, HandleReply(reader.string())
+        handle = reader.string()
+        if len(handle) > MAX_HANDLE_BYTES:
+            raise MalformedMessage(f"the SFTP server gave a handle of {len(handle)} bytes")
+        return request_id, HandleReply(handle)
     if kind == DATA:
         return request_id, DataReply(reader.string())
     if kind == NAME:
@@ -251,9 +256,7 @@ class PacketReader:
     """Cuts a stream of bytes into packets."""
 
     def __init__(self) -> None:
-        self._pieces: list[bytes] = []
-        self._held = 0
-        self._needed = 4
+        self._held = bytearray()
 
     def feed(self, data: bytes) -> list[tuple[int, bytes]]:
         """Take bytes as they come; give type and body of each packet that is complete now.
@@ -261,23 +264,18 @@ class PacketReader:
         Raises:
             MalformedMessage: a packet is empty, or larger than any can be.
         """
-        self._pieces.append(data)
-        self._held += len(data)
+        self._held += data
         packets: list[tuple[int, bytes]] = []
-        if self._held < self._needed:  # a large packet comes in many pieces: join them once
-            return packets
-        held = b"".join(self._pieces)
         position = 0
-        while len(held) - position >= 4:
-            (size,) = _U32.unpack_from(held, position)
-            if not 1 <= size <= MAX_PACKET_BYTES:
-                raise MalformedMessage(f"an SFTP packet of {size} bytes was announced")
-            if len(held) - position < 4 + size:
-                break
-            packets.append((held[position + 4], held[position + 5 : position + 4 + size]))
-            position += 4 + size
-        rest = held[position:]
-        self._pieces = [rest] if rest else []
-        self._held = len(rest)
-        self._needed = 4 if len(rest) < 4 else 4 + _U32.unpack_from(rest)[0]
+        with memoryview(self._held) as held:
+            while len(held) - position >= 4:
+                (size,) = _U32.unpack_from(held, position)
+                if not 1 <= size <= MAX_PACKET_BYTES:
+                    raise MalformedMessage(f"an SFTP packet of {size} bytes was announced")
+                end = position + 4 + size
+                if len(held) < end:
+                    break
+                packets.append((held[position + 4], bytes(held[position + 5 : end])))
+                position = end
+        del self._held[:position]
         return packets

@@ -1,4 +1,4 @@
-"""Who does what in a copy: each rule of the board by itself. Any order of events: tests/property/test_board_machine.py."""
+"""Who does what in a copy: each rule by itself. Any order of events: tests/property/test_board_machine.py."""
 
 from __future__ import annotations
 
