@@ -31,10 +31,13 @@ def parse_location(text: str | os.PathLike[str]) -> Location:
     """Read one argument. A path object is always a path here.
 
     Raises:
-        UsageError: it is empty, or names no node before the colon.
+        UsageError: it is empty, names no node before the colon, or cannot be a name.
     """
+    if "\0" in os.fsdecode(text):
+        raise UsageError("the name of a file has a null character in it")
     if isinstance(text, os.PathLike):
-        return Location(os.fsencode(text) or b".")
+        path = os.fsencode(text) or b"."
+        return Location(path if path != STREAM.encode() else os.path.join(b".", path))
     if not text:
         raise UsageError("the name of a file is empty")
     match = _ON_NODE.fullmatch(text)
