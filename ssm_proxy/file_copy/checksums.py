@@ -19,6 +19,8 @@ MIB: Final = 1024 * 1024
 SMALLEST_BLOCK: Final = 4 * MIB
 MOST_BLOCKS: Final = 1024
 _DIGEST = re.compile(rb"\\?([0-9a-f]{64})[ *]{1,2}", re.ASCII)
+_ODD = re.compile(rb"[\\\n\r]")
+"""sha256sum writes names with such characters in a way of its own."""
 _PICK: Final = (
     "if command -v sha256sum >/dev/null 2>&1; then h=sha256sum; "
     'elif command -v shasum >/dev/null 2>&1; then h="shasum -a 256"; '
@@ -26,16 +28,22 @@ _PICK: Final = (
     "else exit 90; fi; "
 )
 _PATH: Final = 'p=$(printf "%b_" "$1"); p=${p%_}; [ -r "$p" ] || exit 91; '
+# By the MiB: dd takes as much memory as what it reads at once.
 _BLOCKS: Final = (
     _PICK
     + _PATH
-    + 'i=0; while [ "$i" -lt "$3" ]; do dd if="$p" bs="$2" skip="$i" count=1 2>/dev/null | $h; i=$((i+1)); done; '
-    + '[ "$4" -eq 0 ] || dd if="$p" bs="$2" skip="$i" count=1 2>/dev/null | head -c "$4" | $h'
+    + 'b() { dd if="$p" bs=1048576 skip=$(($1*$2)) count="$2" 2>/dev/null; }; '
+    + 'i=0; while [ "$i" -lt "$3" ]; do b "$i" "$2" | $h; i=$((i+1)); done; '
+    + '[ "$4" -eq 0 ] || b "$i" "$2" | head -c "$4" | $h'
 )
 _FILES: Final = (
-    _PICK + 'while read -r l; do p=$(printf "%b_" "$l"); p=${p%_}; if [ -r "$p" ]; then $h <"$p"; else echo -; fi; done'
+    _PICK
+    + 'while read -r l; do p=$(printf "%b_" "$l"); p=${p%_}; if [ -r "$p" ]; then $h <"$p"; else echo -; fi; done; '
+    + "echo ssm-proxy"
 )
-_PLAIN_FILES: Final = _PICK + "xargs -0 $h"
+_PLAIN_FILES: Final = _PICK + "xargs -0 $h; [ $? -lt 126 ] && echo ssm-proxy"
+_END: Final = b"ssm-proxy\n"
+"""Says that a shell was at work: what is none says something, too, or nothing."""
 
 
 class Shell(Protocol):
@@ -63,7 +71,7 @@ def node_blocks(shell: Shell, path: bytes, size: int, *, block: int | None = Non
     """Give the digest of each block of the first ``size`` bytes of a file on the node; None if it cannot be told."""
     block = block or block_bytes(size)
     whole, rest = divmod(size, block)
-    command = f"sh -c '{_BLOCKS}' ssm-proxy '{_octal(path)}' {block} {whole} {rest}"
+    command = f"sh -c '{_BLOCKS}' ssm-proxy '{_octal(path)}' {block // MIB} {whole} {rest}"
     answer = shell.run(command, b"")
     if answer is None or answer[0] != 0:
         return None
@@ -74,14 +82,18 @@ def node_blocks(shell: Shell, path: bytes, size: int, *, block: int | None = Non
 
 
 def node_files(shell: Shell, paths: Sequence[bytes]) -> list[bytes | None] | None:
-    """Give the digest of each file; None in the place of one that cannot be read, or None for all."""
+    """Give the digest of each file; None in the place of one that cannot be read, or None for all.
+
+    Args:
+        shell: of the node.
+        paths: absolute.
+    """
     digests: dict[bytes, bytes] = {}
-    # sha256sum writes names with such characters in a way of its own.
-    plain = [path for path in paths if not re.search(rb"[\\\n\r]", path)]
-    odd = [path for path in paths if path not in set(plain)]
+    plain = [path for path in paths if not _ODD.search(path)]
+    odd = [path for path in paths if _ODD.search(path)]
     if plain:
         answer = shell.run(f"sh -c '{_PLAIN_FILES}' ssm-proxy", b"\0".join(plain) + b"\0")
-        if answer is None or answer[0] in (90, 127):
+        if answer is None or not answer[1].endswith(_END):
             return None
         for line in answer[1].split(b"\n"):
             match = _DIGEST.match(line)
@@ -89,8 +101,10 @@ def node_files(shell: Shell, paths: Sequence[bytes]) -> list[bytes | None] | Non
                 digests[line[match.end() :]] = bytes.fromhex(match[1].decode())
     if odd:
         answer = shell.run(f"sh -c '{_FILES}' ssm-proxy", "".join(f"{_octal(path)}\n" for path in odd).encode())
-        lines = [] if answer is None else answer[1].splitlines()
-        if answer is None or answer[0] != 0 or len(lines) != len(odd):
+        if answer is None or not answer[1].endswith(_END):
+            return None
+        lines = answer[1].split(b"\n")[-2 - len(odd) : -2]
+        if len(lines) != len(odd):
             return None
         for path, line in zip(odd, lines, strict=True):
             if (digest := _digest(line)) is not None:
