@@ -34,6 +34,16 @@ class _Folder(NamedTuple):
     attributes: Attributes
     real: bytes
     """Its path on the node without symbolic links."""
+    above: _Folder | None = None
+
+    def is_below(self, real: bytes) -> bool:
+        """Whether it is in a folder, or is that folder, by the way that leads to it."""
+        folder: _Folder | None = self
+        while folder is not None:
+            if _is_within(folder.real, real):
+                return True
+            folder = folder.above
+        return False
 
 
 def plan_download(
@@ -56,7 +66,7 @@ def plan_download(
     """
     found: list[tuple[bytes, Attributes]] = []
     for source in sources:
-        matches = expand(node, source)
+        matches = expand(node, source or b".")  # the home folder's contents, not the folder: as for scp
         if not matches:
             tell.failure(source, destination, "no such file or folder on the node")
         found += matches
@@ -208,11 +218,11 @@ def _enter(
             attributes = found
             if attributes.is_folder:
                 real = node.real_path(source)
-                if _is_within(folder.real, real):
+                if folder.is_below(real):
                     tell.failure(source, target, "it is a link to a folder that it is in")
                     continue
         if attributes.is_folder:
-            below.append(_Folder(source, target, attributes, real))
+            below.append(_Folder(source, target, attributes, real, folder))
         else:
             _tell_file(tell, source, target, attributes, is_new=is_new)
     return below

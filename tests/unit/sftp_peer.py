@@ -14,6 +14,8 @@ from ssm_proxy.file_copy.node import Node
 from ssm_proxy.sftp.connection import SftpConnection, SftpStatus
 
 _T = TypeVar("_T")
+SIZELESS = 0o100444
+"""The mode of a file that does not tell its size, as those of /proc."""
 SFTP_SERVER = next(
     (
         path
@@ -206,5 +208,5 @@ class LyingServer:
         return packet(101, status)
 
     def _attributes(self, mode: int) -> bytes:
-        size = len(self._content) if stat.S_ISREG(mode) else 0
+        size = len(self._content) if stat.S_ISREG(mode) and mode != SIZELESS else 0
         return struct.pack(">IQIII", 0x0D, size, mode, 0, 0)
