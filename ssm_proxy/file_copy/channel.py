@@ -194,8 +194,13 @@ class NodeShell:
                         if self._transport.is_active():
                             return None  # refused
                         raise
-                    _send(self._transport, channel, data)
-                    channel.shutdown_write()
+                    try:
+                        _send(self._transport, channel, data)
+                        channel.shutdown_write()
+                    except (OSError, EOFError):
+                        if not self._transport.is_active():
+                            raise
+                        # It has ended before it read all: its status tells why.
                     return self._result(channel)
         finally:
             self.is_running = False

@@ -18,11 +18,23 @@ from ssm_proxy.file_copy.ranges import RangeList
 from ssm_proxy.file_copy.upload import PERMISSIONS
 from ssm_proxy.file_copy.values import SPLIT_BYTES, FileError, FileOutcome, FileState, SourceFile
 from ssm_proxy.sftp import packets
+from ssm_proxy.sftp.connection import SftpConnection
 from ssm_proxy.sftp.packets import Attributes
 
-_NEW_PART = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
+_CAREFUL = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
+_NEW_PART = os.O_RDWR | os.O_CREAT | os.O_EXCL | _CAREFUL
 _GROWTH_LIMIT = 64 * SPLIT_BYTES
 """A small file that has grown by so much while it was read is given up."""
+
+
+def _open_part(part: bytes) -> int:
+    """Open a part that is there, although it may be of a read-only file: the permissions are those it will have."""
+    permissions = stat.S_IMODE(os.lstat(part).st_mode)
+    os.chmod(part, permissions | stat.S_IRUSR | stat.S_IWUSR)
+    try:
+        return os.open(part, os.O_RDWR | _CAREFUL)
+    finally:
+        os.chmod(part, permissions)
 
 
 class Download:
@@ -46,6 +58,7 @@ class Download:
         self._is_fresh = True
         self._received: dict[Range, bytes] = {}  # digests, while nothing better is known to verify by
         self._repairs = 0
+        self._is_calm = False
         self._is_verified = False
         self._is_there = False
         self._digest = b""
@@ -96,6 +109,26 @@ class Download:
             if not self.file.is_new:
                 self._target = look_at_local_target(self.file.target)
         handle = await sftp.open(self.file.source, packets.OPEN_READ)
+        try:
+            whole = await self._read_whole(sftp, handle)
+        finally:
+            closed = sftp.close_handle(handle)
+        self._grew(len(whole))
+        output = self._make_part()
+        try:
+            output.write_at(0, whole)
+            self._set_attributes()
+        finally:
+            output.close()
+        await closed
+        self._context.moved(len(whole))
+        if self._context.wants_checksum(is_split=False):
+            self._digest = hashlib.sha256(whole).digest()
+            return True
+        self._put_in_place()
+        return False
+
+    async def _read_whole(self, sftp: SftpConnection, handle: bytes) -> bytes:
         first = self.file.size
         reads = [
             sftp.read(handle, start, min(sftp.read_bytes, first - start)) for start in range(0, first, sftp.read_bytes)
@@ -118,22 +151,7 @@ class Download:
             if position > first + _GROWTH_LIMIT:
                 raise FileError("it grows while it is read")
             more = sftp.read(handle, position, sftp.read_bytes)
-        closed = sftp.close_handle(handle)
-        whole = b"".join(pieces)
-        self._grew(len(whole))
-        output = self._make_part()
-        try:
-            output.write_at(0, whole)
-            self._set_attributes()
-        finally:
-            output.close()
-        await closed
-        self._context.moved(len(whole))
-        if self._context.wants_checksum(is_split=False):
-            self._digest = hashlib.sha256(whole).digest()
-            return True
-        self._put_in_place()
-        return False
+        return b"".join(pieces)
 
     def _grew(self, size: int) -> None:
         if size != self._size:
@@ -160,11 +178,14 @@ class Download:
         with open(self.file.target, "rb") as file:
             return hashlib.sha256(file.read()).digest()
 
-    async def digest_read_back(self, link: LinkFace) -> bytes | None:
+    async def digest_read_back(self, link: LinkFace) -> bytes:
         """Give the digest of the part as it is read back from the disk."""
         assert self._part is not None
         with open(self._part, "rb") as file:
             return hashlib.sha256(file.read()).digest()
+
+    async def is_settled(self, link: LinkFace) -> bool:
+        return False  # no link can be lost in a rename here
 
     async def put_settled(self, link: LinkFace) -> None:
         """Put a part in place that was compared and found good."""
@@ -226,7 +247,7 @@ class Download:
             part = part_path(self._target.path)
             os.rename(found, part)  # from now on it is nobody else's
             self._part = part
-            self._output = SharedFile(os.open(part, os.O_RDWR))
+            self._output = SharedFile(_open_part(part))
         assert self._output is not None
         self._is_fresh = False
         self._context.keep_part(self._part)
@@ -299,6 +320,10 @@ class Download:
         if (found.size or 0) < self._size:
             raise FileError("it became shorter while it was read; nothing was put in its place")
         has_changed = found.size != self._size or (found.times or self._times)[1] != self._times[1]
+        if has_changed and not self._is_calm:
+            self._is_calm = True  # what a slow link has read before the change is written before the next round ends
+            self._set([])
+            raise AgainNeeded
         if has_changed or self._context.wants_checksum(is_split=True):
             self._verify(link, has_changed, found)
         if (found.size or 0) > self._size:
@@ -400,4 +425,5 @@ class Download:
         return self.outcome()
 
     def failure(self, error: Exception) -> FileOutcome:
-        return outcome_of(self.file, FileState.FAILED, error=explain(error, "it cannot be read"))
+        what = "it cannot be written" if isinstance(error, OSError) else "it cannot be read"
+        return outcome_of(self.file, FileState.FAILED, error=explain(error, what))

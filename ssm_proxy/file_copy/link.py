@@ -237,14 +237,12 @@ class Link:
         digests = node_files(self.shell, [job.path_on_node for job in jobs]) if self._context.has_shell else None
         if digests is None:
             self._context.no_shell()
-            digests = [await job.digest_read_back(self) for job in jobs]
-        for job, digest in zip(jobs, digests, strict=True):
+        for job, digest in zip(jobs, digests or [None] * len(jobs), strict=True):
             try:
-                if digest is None:
-                    raise FileError("it cannot be verified: the node cannot read it")
-                if digest != job.digest:
-                    raise FileError("it changed while it was copied, or arrived damaged: the checksums differ")
-                await job.put_settled(self)
+                if not await job.is_settled(self):
+                    if (digest or await job.digest_read_back(self)) != job.digest:
+                        raise FileError("it changed while it was copied, or arrived damaged: the checksums differ")
+                    await job.put_settled(self)
             except (FileError, SftpStatus, OSError) as error:
                 await self._fail(job, error)
             else:

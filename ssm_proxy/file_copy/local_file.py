@@ -76,6 +76,8 @@ class SharedFile:
             while position < size:
                 try:
                     start = os.lseek(self._fd, position, os.SEEK_DATA)
+                    if start >= size:  # it has grown
+                        break
                     end = os.lseek(self._fd, start, os.SEEK_HOLE)
                 except OSError as error:
                     if error.errno == errno.ENXIO:  # nothing but a hole up to the end
@@ -133,8 +135,11 @@ def find_local_part(target: bytes) -> bytes | None:
     with os.scandir(folder or b".") as entries:
         for entry in entries:
             if is_part_of(entry.name, target) and entry.is_file(follow_symlinks=False):
+                status = entry.stat(follow_symlinks=False)
+                if status.st_uid != os.geteuid():  # what becomes the target must be nobody else's to change
+                    continue
                 # Of the data: a part has the size of the whole from the beginning.
-                size = getattr(entry.stat(follow_symlinks=False), "st_blocks", 0)
+                size = getattr(status, "st_blocks", 0)
                 if largest is None or size > largest[0]:
                     largest = size, entry.name
     return None if largest is None else os.path.join(folder, largest[1])

@@ -86,6 +86,15 @@ async def put_in_place(sftp: SftpConnection, part: bytes, target: bytes) -> None
     await sftp.rename(part, target)
 
 
+async def is_in_place(sftp: SftpConnection, part: bytes, target: bytes, size: int) -> bool:
+    """Whether a link that was lost while it put a part in place had done it."""
+    try:
+        await sftp.lstat(part)
+    except SftpStatus as error:
+        return error.is_missing and (await sftp.stat(target)).size == size
+    return False
+
+
 async def why_not_written(sftp: SftpConnection, error: SftpStatus, path: bytes) -> Exception:
     """Give the error of a write with its reason, which the protocol's one code for all failures hides."""
     if error.code == packets.FAILURE:

@@ -17,6 +17,7 @@ from ssm_proxy.file_copy.names import part_path, shown
 from ssm_proxy.file_copy.node_files import (
     Existing,
     find_part,
+    is_in_place,
     look_at_target,
     put_in_place,
     read_range,
@@ -60,6 +61,7 @@ class Upload:
         self._phase = _Phase.WRITING
         self._bad: list[Range] = []
         self._repairs = 0
+        self._is_calm = False
         self._is_verified = False
         self._is_there = False
         self._is_claimed = False
@@ -175,13 +177,16 @@ class Upload:
         """What is compared, on the node."""
         return self.file.target
 
-    async def digest_read_back(self, link: LinkFace) -> bytes | None:
+    async def digest_read_back(self, link: LinkFace) -> bytes:
         """Give the digest of the part as it is read back from the node."""
         sftp = link.sftp
         handle = await sftp.open(self.path_on_node, packets.OPEN_READ)
         data = await read_range(sftp, handle, Range(0, self._size + 1))
         await sftp.close_handle(handle)
         return hashlib.sha256(data).digest()
+
+    async def is_settled(self, link: LinkFace) -> bool:
+        return self._rename_sent and await self._is_in_place(link.sftp)
 
     async def put_settled(self, link: LinkFace) -> None:
         """Put a part in place that was compared and found good."""
@@ -332,11 +337,17 @@ class Upload:
             return
         assert self._part is not None
         sftp = link.sftp
-        if self._rename_sent and await self._was_renamed(sftp):
+        if self._rename_sent and await self._is_in_place(sftp):
             return
         if not self._is_verified:
             before, after = self._source_now()
             has_changed = (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns)
+            if has_changed and not self._is_calm:
+                self._is_calm = (
+                    True  # what a slow link has read before the change is written before the next round ends
+                )
+                self._set([])
+                raise AgainNeeded
             if has_changed or self._context.wants_checksum(is_split=True):
                 await self._verify(link)
             if after.st_size > self._size:
@@ -352,16 +363,13 @@ class Upload:
         await put_in_place(sftp, part, self._target)
         self._context.drop_part(part)
 
-    async def _was_renamed(self, sftp: SftpConnection) -> bool:
+    async def _is_in_place(self, sftp: SftpConnection) -> bool:
         """Whether a link that was lost while it put the file in place had done it."""
         assert self._part is not None
-        try:
-            await sftp.lstat(self._part)
-        except SftpStatus as error:
-            if error.is_missing and (await sftp.stat(self._target)).size == self._size:
-                self._context.drop_part(self._part)
-                return True
-        return False
+        if not await is_in_place(sftp, self._part, self._target, self._size):
+            return False
+        self._context.drop_part(self._part)
+        return True
 
     def _source_now(self) -> tuple[os.stat_result, os.stat_result]:
         """Give what the source was like at first, and what it is like now."""
@@ -460,4 +468,5 @@ class Upload:
         return self.outcome()
 
     def failure(self, error: Exception) -> FileOutcome:
-        return outcome_of(self.file, FileState.FAILED, error=explain(error, "it cannot be written"))
+        what = "it cannot be read" if isinstance(error, OSError) else "it cannot be written"
+        return outcome_of(self.file, FileState.FAILED, error=explain(error, what))

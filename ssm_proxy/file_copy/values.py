@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum
@@ -121,7 +120,6 @@ class FileError(Exception):
 
     Args:
         text: why, for a person.
-        cause: whether the copy as a whole is hopeless.
     """
 
     def __init__(self, text: str) -> None:
@@ -144,7 +142,3 @@ class CopyIncomplete(CopyError):
 def whole_seconds(moment: float) -> int:
     """Give a time of the local file system in SFTP's unit."""
     return int(moment // 1)
-
-
-def now() -> float:
-    return time.monotonic()

@@ -1,0 +1,132 @@
+"""Commands on the node by paramiko's channels: what ends early, what is refused, what is lost."""
+
+from __future__ import annotations
+
+import threading
+
+import paramiko
+import pytest
+
+from ssm_proxy.errors import SsmProxyError, TransportClosed
+from ssm_proxy.file_copy.channel import LinkLost, NodeShell
+
+
+class FakeChannel:
+    """As much of a channel as a command needs.
+
+    Args:
+        said: what the command says, piece by piece; None for a while in which it says nothing.
+        status: its exit status.
+        send_error: what sending raises; None if all is taken.
+        exec_error: what starting raises.
+    """
+
+    def __init__(
+        self,
+        said: list[bytes | None],
+        *,
+        status: int = 0,
+        send_error: Exception | None = None,
+        exec_error: Exception | None = None,
+        takes: int = 1000,
+    ) -> None:
+        self.said = said
+        self.exit_status = status
+        self.send_error = send_error
+        self.exec_error = exec_error
+        self.takes = takes
+        self.sent = b""
+        self.is_closed = False
+        self.has_ended_input = False
+        self.status_event = threading.Event()
+        self.status_event.set()
+
+    def settimeout(self, seconds: float) -> None:
+        pass
+
+    def exec_command(self, command: str) -> None:
+        if self.exec_error is not None:
+            raise self.exec_error
+
+    def send(self, data: bytes) -> int:
+        if self.send_error is not None:
+            raise self.send_error
+        self.sent += data[: self.takes]
+        return len(data[: self.takes])
+
+    def shutdown_write(self) -> None:
+        self.has_ended_input = True
+
+    def recv(self, size: int) -> bytes:
+        piece = self.said.pop(0) if self.said else b""
+        if piece is None:
+            raise TimeoutError
+        return piece
+
+    def recv_stderr_ready(self) -> bool:
+        return False
+
+    def close(self) -> None:
+        self.is_closed = True
+
+
+class FakeTransport:
+    def __init__(self, channel: FakeChannel, *, is_active: bool = True, error: Exception | None = None) -> None:
+        self.channel = channel
+        self._is_active = is_active
+        self._error = error
+
+    def open_session(self, timeout: float) -> FakeChannel:
+        if self._error is not None:
+            raise self._error
+        return self.channel
+
+    def is_active(self) -> bool:
+        return self._is_active
+
+    def get_exception(self) -> Exception | None:
+        return None
+
+
+def run(transport: FakeTransport, *, is_wanted: bool = True) -> tuple[int, bytes] | None:
+    shell = NodeShell(transport, lambda: is_wanted)  # type: ignore[arg-type]
+    try:
+        return shell.run("command", b"input" * 1000)
+    finally:
+        assert not shell.is_running
+
+
+def test_a_command_gets_its_input_and_gives_its_output() -> None:
+    channel = FakeChannel([b"one", None, b"two"], status=3)
+    assert run(FakeTransport(channel)) == (3, b"onetwo")
+    assert channel.sent == b"input" * 1000
+    assert channel.has_ended_input
+    assert channel.is_closed
+
+
+@pytest.mark.parametrize("error", [OSError("Socket is closed"), EOFError()])
+def test_a_command_that_ends_before_it_has_read_all_is_no_lost_connection(error: Exception) -> None:
+    said = [b"This account is currently not available.\n"]
+    assert run(FakeTransport(FakeChannel([*said], status=1, send_error=error))) == (1, said[0])
+
+
+def test_a_connection_that_ends_meanwhile_is_lost() -> None:
+    channel = FakeChannel([], send_error=OSError("Socket is closed"))
+    with pytest.raises(LinkLost) as lost:
+        run(FakeTransport(channel, is_active=False))
+    assert isinstance(lost.value.error, TransportClosed)
+    with pytest.raises(LinkLost):
+        run(FakeTransport(FakeChannel([b""], status=-1), is_active=False))
+
+
+def test_what_the_node_refuses_is_no_error() -> None:
+    assert run(FakeTransport(FakeChannel([]), error=paramiko.ChannelException(1, "no"))) is None
+    assert run(FakeTransport(FakeChannel([], exec_error=paramiko.SSHException("no")))) is None
+    with pytest.raises(LinkLost):
+        run(FakeTransport(FakeChannel([], exec_error=paramiko.SSHException("no")), is_active=False))
+
+
+def test_a_result_that_is_not_wanted_any_more_is_not_waited_for() -> None:
+    with pytest.raises(LinkLost) as lost:
+        run(FakeTransport(FakeChannel([None])), is_wanted=False)
+    assert isinstance(lost.value.error, SsmProxyError)
