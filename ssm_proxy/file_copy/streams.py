@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import select
 import stat
 import threading
 from collections import deque
@@ -18,12 +19,18 @@ from ssm_proxy.file_copy.board import Range
 from ssm_proxy.file_copy.checksums import MIB, SMALLEST_BLOCK, node_blocks
 from ssm_proxy.file_copy.context import Context, LinkFace, explain
 from ssm_proxy.file_copy.names import part_path, shown
-from ssm_proxy.file_copy.node_files import Existing, look_at_target, put_in_place, read_range, why_not_written
+from ssm_proxy.file_copy.node_files import (
+    Existing,
+    is_in_place,
+    look_at_target,
+    put_in_place,
+    read_range,
+    why_not_written,
+)
 from ssm_proxy.file_copy.values import RANGE_BYTES, FileError, FileOutcome, FileState
 from ssm_proxy.sftp import packets
 from ssm_proxy.sftp.connection import SftpStatus
 from ssm_proxy.sftp.packets import Attributes
-from ssm_proxy.transport.poller import make_poller
 
 MOST_WAITING = 128
 """Pieces that are held: 16 MiB."""
@@ -125,7 +132,7 @@ class FromInput:
     def _read(self) -> None:
         """Read ahead. The thread is a daemon: nothing can end it while nobody writes."""
         try:
-            while not self.is_over and (data := os.read(self._fd, RANGE_BYTES)):
+            while not self.is_over and (data := self._read_some()):
                 piece = Range(self._position, len(data))
                 self._stream.digests.update(data)
                 with self._arrived:
@@ -141,6 +148,13 @@ class FromInput:
         self._stream.digests.end()
         self._has_ended = True
         self._wake()
+
+    def _read_some(self) -> bytes:
+        while True:
+            try:
+                return os.read(self._fd, RANGE_BYTES)
+            except BlockingIOError:  # somebody made it so; nothing else tells when there is something
+                select.select([self._fd], [], [], STEP_S)
 
     async def prepare(self, link: LinkFace) -> None:
         self._target, self._existing = await look_at_target(link.sftp, self._target)
@@ -172,8 +186,10 @@ class FromInput:
         with self._stream.lock:
             data = self._data.get(piece)
         part = self._part
-        if data is None or part is None:
+        if part is None:
             raise FileError("it is over already")
+        if data is None:  # another link had it, too, and was faster
+            return 0
         handle = await link.handle(self, part, packets.OPEN_WRITE)
         size = link.sftp.write_bytes
         writes = [
@@ -194,10 +210,8 @@ class FromInput:
         if self._error is not None:
             raise self._error
         assert self._part is not None
-        if self._rename_sent:
-            with contextlib.suppress(SftpStatus):
-                if (await link.sftp.stat(self._target)).size == self._position:
-                    return
+        if self._rename_sent and await is_in_place(link.sftp, self._part, self._target, self._position):
+            return
         if self._stream.wants_verification and not self._stream.is_verified:
             self._stream.verify(link, self._part, self._position)
         if self._existing is not None and (permissions := self._existing.attributes.permissions) is not None:
@@ -252,6 +266,7 @@ class ToOutput:
         self._stream = _Stream(context)
         self._wake = wake
         self._size = UNKNOWN_SIZE
+        self._is_size_told = True
         self._next = 0
         self._written = 0
         self._waiting: dict[int, bytes] = {}
@@ -276,6 +291,7 @@ class ToOutput:
             raise FileError("it is no regular file")
         if self._writer is None:
             self._size = found.size or 0
+            self._is_size_told = self._size > 0
             self._stream.context.counted_more(self._size)
             self._writer = threading.Thread(target=self._write, name="ssm-proxy copy output", daemon=True)
             self._writer.start()
@@ -297,7 +313,10 @@ class ToOutput:
     @property
     def has_all_ranges(self) -> bool:
         with self._stream.lock:
-            return self._next >= self._size and not self._stream.given_back
+            if self._error is not None:
+                return True
+            # To wait for whoever reads the output is no link's work.
+            return self._next >= self._size and not self._stream.given_back and self._written >= self._size
 
     async def copy_range(self, link: LinkFace, piece: Range) -> int:
         if self._error is not None:
@@ -340,9 +359,7 @@ class ToOutput:
             try:
                 data = data[os.write(self._fd, data) :]
             except BlockingIOError:  # somebody made it so; nothing else tells when there is room
-                poller = make_poller()
-                poller.set(self._fd, write=True)
-                poller.wait(STEP_S)
+                select.select([], [self._fd], [], STEP_S)
 
     async def finish(self, link: LinkFace) -> None:
         await self._read_on(link)
@@ -361,7 +378,7 @@ class ToOutput:
 
     async def _read_on(self, link: LinkFace) -> None:
         """Read what the file holds beyond the size that it was said to have: files of /proc say 0."""
-        if self._size:
+        if self._is_size_told:
             return
         handle = await link.handle(self, self._source, packets.OPEN_READ)
         while data := await link.sftp.read(handle, self._size, link.sftp.read_bytes):
