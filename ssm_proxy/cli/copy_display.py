@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import select
 import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Protocol
@@ -72,8 +73,13 @@ class JsonDisplay:
 
     @staticmethod
     def _write(values: dict[str, Any]) -> None:
+        line = f"{json.dumps(values)}\n".encode()
         with contextlib.suppress(OSError):  # who started us does not read it any more
-            os.write(1, f"{json.dumps(values)}\n".encode())
+            while line:
+                try:
+                    line = line[os.write(1, line) :]
+                except BlockingIOError:  # somebody made it so
+                    select.select([], [1], [], 1.0)
 
 
 class LineDisplay:

@@ -1,0 +1,212 @@
+"""How a copy looks: lines, JSON, sizes, and the bar as far as it can be seen without a terminal."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+from dataclasses import replace
+
+import pytest
+
+from ssm_proxy.cli import copy_display
+from ssm_proxy.cli.copy_display import BarDisplay, JsonDisplay, LineDisplay, file_line, make_display, size_text, summary
+from ssm_proxy.errors import CopyError
+from ssm_proxy.file_copy.values import CopyIncomplete, CopyResult, FileOutcome, FileState, Progress
+
+COPIED = FileOutcome(source="a", target="/b", state=FileState.COPIED, size=1500, verified=True)
+FAILED = FileOutcome(source="a\x1b[2J", target="/b", state=FileState.FAILED, error="the disk\nis full")
+RESULT = CopyResult(copied_bytes=2_500_000, total_bytes=3_000_000, files=2, unchanged=1, seconds=2.0, sessions=4)
+PROGRESS = Progress(
+    total_bytes=10, done_bytes=5, total_files=1, done_files=0, sessions=1, is_counting=False, current="name"
+)
+
+
+class Lines:
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def write(self, line: str) -> None:
+        self.lines.append(line)
+
+
+@pytest.mark.parametrize(
+    ("size", "text"),
+    [
+        (0, "0 B"),
+        (1, "1 B"),
+        (999, "999 B"),
+        (1000, "1.0 kB"),
+        (1049, "1.0 kB"),
+        (1050, "1.1 kB"),
+        (999_949, "999.9 kB"),
+        (999_950, "1.0 MB"),
+        (10**6, "1.0 MB"),
+        (268_435_456, "268.4 MB"),
+        (10**9, "1.0 GB"),
+        (10**12, "1.0 TB"),
+        (10**15, "1000.0 TB"),
+    ],
+)
+def test_sizes(size: int, text: str) -> None:
+    assert size_text(size) == text
+
+
+@pytest.mark.parametrize(
+    ("outcome", "line"),
+    [
+        (COPIED, "a -> /b  1.5 kB, verified"),
+        (replace(COPIED, verified=False), "a -> /b  1.5 kB"),
+        (replace(COPIED, state=FileState.UNCHANGED), "a -> /b  1.5 kB, there already"),
+        (replace(FAILED, source="a", error="why"), "ssm-proxy: a: why"),
+        (replace(FAILED, source="a", error=None), "ssm-proxy: a: failed"),
+    ],
+)
+def test_a_line_for_each_file(outcome: FileOutcome, line: str) -> None:
+    assert file_line(outcome) == line
+
+
+@pytest.mark.parametrize("name", ["a\x1b[2Jb", "a\nb", "a\rb", "caf\udce9", "\u202eexe.txt", "\x9b31m"])
+def test_no_name_does_anything_to_the_terminal(name: str) -> None:
+    for outcome in (replace(COPIED, source=name, target=name), replace(FAILED, source=name, error=name)):
+        line = file_line(outcome)
+        assert line.isprintable()
+        line.encode()
+
+
+@pytest.mark.parametrize(
+    ("result", "line"),
+    [
+        (RESULT, "copied 2 files, 2.5 MB in 2.0 s (1.25 MB/s, 4 sessions); 1 file there already"),
+        (
+            replace(RESULT, files=1, unchanged=0, sessions=1, failures=[FAILED, FAILED]),
+            "copied 1 file, 2.5 MB in 2.0 s (1.25 MB/s, 1 session); 2 files not copied",
+        ),
+        (
+            replace(RESULT, copied_bytes=0, files=0, unchanged=0, seconds=0.0),
+            "copied 0 files, 0 B in 0.0 s (0.00 MB/s, 4 sessions)",
+        ),
+    ],
+)
+def test_the_last_line(result: CopyResult, line: str) -> None:
+    assert summary(result) == line
+
+
+def test_lines() -> None:
+    stderr = Lines()
+    display = LineDisplay(stderr)  # type: ignore[arg-type]
+    display.show(PROGRESS)
+    display.show(replace(PROGRESS, outcome=COPIED))
+    display.show(replace(PROGRESS, notice="say\nso"))
+    display.done(RESULT)
+    display.failed(CopyError("no"))
+    display.failed(CopyIncomplete("no", result=RESULT))
+    assert len(stderr.lines) == 4
+    assert stderr.lines[0] == file_line(COPIED)
+    assert stderr.lines[1].startswith("ssm-proxy: say")
+    assert stderr.lines[2:] == [summary(RESULT)] * 2
+    assert not any("\n" in line for line in stderr.lines)
+
+
+def test_json(monkeypatch: pytest.MonkeyPatch) -> None:
+    written: list[bytes] = []
+    monkeypatch.setattr(os, "write", lambda fd, data: written.append(data) or len(data))
+    display = JsonDisplay()
+    display.show(PROGRESS)
+    display.show(replace(PROGRESS, outcome=replace(COPIED, source="caf\udce9\n")))
+    display.show(replace(PROGRESS, notice="note"))
+    display.done(RESULT)
+    display.failed(CopyIncomplete("no", result=replace(RESULT, failures=[FAILED]), cause="c", hint="h"))
+    assert all(line.endswith(b"\n") and line.count(b"\n") == 1 for line in written)
+    file, notice, done, incomplete, error = map(json.loads, written)
+    assert file == {
+        "type": "file",
+        "source": "caf\udce9\n",
+        "target": "/b",
+        "state": "copied",
+        "bytes": 1500,
+        "verified": True,
+        "error": None,
+    }
+    assert notice == {"type": "notice", "text": "note"}
+    assert done == {
+        "type": "summary",
+        "files": 2,
+        "unchanged": 1,
+        "failed": 0,
+        "bytes": 2_500_000,
+        "total_bytes": 3_000_000,
+        "seconds": 2.0,
+        "mb_per_s": 1.25,
+        "sessions": 4,
+    }
+    assert incomplete["failed"] == 1
+    assert error == {"type": "error", "message": "no", "cause": "c", "hint": "h"}
+
+
+def test_a_long_line_of_json_is_written_in_full_to_a_reader_that_takes_little(monkeypatch: pytest.MonkeyPatch) -> None:
+    written = bytearray()
+
+    calls = iter(range(1000))
+
+    def write_little(_fd: int, data: bytes) -> int:
+        if next(calls) % 3 == 1:
+            raise BlockingIOError
+        written.extend(data[:100])
+        return min(100, len(data))
+
+    monkeypatch.setattr(os, "write", write_little)
+    monkeypatch.setattr("select.select", lambda *_: None)
+    JsonDisplay().show(replace(PROGRESS, notice="x" * 1000))
+    assert json.loads(written) == {"type": "notice", "text": "x" * 1000}
+
+
+def test_json_that_nobody_reads_any_more_ends_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    def gone(_fd: int, _data: bytes) -> int:
+        raise BrokenPipeError
+
+    monkeypatch.setattr(os, "write", gone)
+    JsonDisplay().done(RESULT)
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_the_bar(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = Terminal()
+    monkeypatch.setattr("sys.stderr", terminal)
+    with make_display(Lines(), as_json=False, is_quiet=False) as display:  # type: ignore[arg-type]
+        assert isinstance(display, BarDisplay)
+        display.show(replace(PROGRESS, total_files=0))
+        display.show(PROGRESS)
+        display.show(replace(PROGRESS, total_files=3, done_files=1, is_counting=True, done_bytes=50, sessions=2))
+        display.show(replace(PROGRESS, outcome=COPIED))
+        display.show(replace(PROGRESS, outcome=FAILED))
+        display.show(replace(PROGRESS, notice="a\x1bb"))
+        display.done(RESULT)
+        display.failed(CopyIncomplete("no", result=RESULT))
+        display.failed(CopyError("no"))
+    text = terminal.getvalue()
+    assert "connecting" in text
+    assert file_line(COPIED) not in text  # the bar says so
+    assert file_line(FAILED) in text
+    assert summary(RESULT) in text
+    assert "\x1b[2J" not in text
+    assert "a\x1bb" not in text
+
+
+def test_a_long_name_keeps_its_end_in_the_bar() -> None:
+    assert copy_display._short("x" * 24) == "x" * 24
+    assert copy_display._short("y" + "x" * 24) == "…" + "x" * 23
+
+
+@pytest.mark.parametrize(
+    ("as_json", "is_quiet", "kind"),
+    [(True, False, JsonDisplay), (False, True, LineDisplay), (False, False, LineDisplay)],
+)
+def test_the_display_that_fits(as_json: bool, is_quiet: bool, kind: type, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stderr", Terminal() if is_quiet else io.StringIO())
+    with make_display(Lines(), as_json=as_json, is_quiet=is_quiet) as display:  # type: ignore[arg-type]
+        assert isinstance(display, kind)
