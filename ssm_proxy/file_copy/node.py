@@ -67,15 +67,21 @@ class Node:
         """Give a path from the root: relative ones begin in the user's home folder, as with scp.
 
         Raises:
-            CopyError: the node cannot tell whose home ``~name`` is.
+            CopyError: the node cannot tell where the home folder is, or whose ``~name`` is.
         """
         if self._home is None:
-            self._home = self.real_path(b".")
+            try:
+                self._home = self.real_path(b".")
+            except SftpStatus as error:
+                raise CopyError("the node does not tell where the home folder is", cause=error.message) from error
         if path == b"~" or path.startswith(b"~/"):
             path = path[2:]
         elif path.startswith(b"~"):
             name = path.partition(b"/")[0]
-            expanded = self.call(lambda sftp: sftp.expand_path(name))
+            try:
+                expanded = self.call(lambda sftp: sftp.expand_path(name))
+            except SftpStatus:
+                expanded = None
             if expanded is None:
                 raise CopyError(f"the node does not tell what {shown(name)} is", hint="write the whole path")
             path = expanded + path[len(name) :]

@@ -119,9 +119,8 @@ def expand(node: Node, pattern: bytes) -> list[tuple[bytes, Attributes]]:
                 matches += [join(folder, name) for name in sorted(names)]
         folders = matches
     found = []
-    for path in folders:
-        attributes = node.stat(path)
-        if attributes is not None:
+    for path, attributes in zip(folders, _behind(node, folders), strict=True):
+        if not isinstance(attributes, SftpStatus):  # what may not be looked at matches nothing, as in a shell
             found.append((path, attributes))
     return found
 
@@ -217,7 +216,11 @@ def _enter(
                 continue
             attributes = found
             if attributes.is_folder:
-                real = node.real_path(source)
+                try:
+                    real = node.real_path(source)
+                except SftpStatus as error:
+                    tell.failure(source, target, explain(error, "it cannot be read"))
+                    continue
                 if folder.is_below(real):
                     tell.failure(source, target, "it is a link to a folder that it is in")
                     continue

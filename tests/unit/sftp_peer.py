@@ -144,8 +144,8 @@ class LyingServer:
     Args:
         listing: gives names and modes of the entries of a folder.
         content: of every file.
-        mode: gives the mode of what a path leads to; None if it is missing.
-        real: gives the real path of a path.
+        mode: gives the mode of what a path leads to; None if it is missing, less than 0 if it may not be looked at.
+        real: gives the real path of a path; None if it has none.
     """
 
     def __init__(
@@ -154,7 +154,7 @@ class LyingServer:
         *,
         content: bytes = b"theirs",
         mode: Callable[[bytes], int | None],
-        real: Callable[[bytes], bytes] = lambda path: path,
+        real: Callable[[bytes], bytes | None] = lambda path: path,
     ) -> None:
         self._listing = listing
         self._content = content
@@ -182,11 +182,14 @@ class LyingServer:
         if kind in (7, 17):  # LSTAT, STAT
             self.asked.append(first)
             mode = self._mode(first)
-            if mode is None:
-                return packet(101, request + struct.pack(">I", 2) + text(b"") + text(b""))
+            if mode is None or mode < 0:
+                return packet(101, request + struct.pack(">I", 2 if mode is None else 3) + text(b"") + text(b""))
             return packet(105, request + self._attributes(mode))
         if kind == 16:  # REALPATH
-            return packet(104, request + struct.pack(">I", 1) + text(self._real(first)) + text(b"") + bytes(4))
+            real = self._real(first)
+            if real is None:
+                return packet(101, request + struct.pack(">I", 4) + text(b"no real path") + text(b""))
+            return packet(104, request + struct.pack(">I", 1) + text(real) + text(b"") + bytes(4))
         if kind in (3, 11):  # OPEN, OPENDIR
             self._handles += 1
             handle = b"%d" % self._handles

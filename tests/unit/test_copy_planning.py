@@ -263,6 +263,29 @@ def test_a_node_that_cannot_tell_a_home_says_so() -> None:
         node.absolute(b"~other/x")
 
 
+def test_what_may_not_be_looked_at_ends_no_copy(tmp_path: Path) -> None:
+    modes = {b"/top": FOLDER, b"/top/good": FILE, b"/top/folder": FOLDER}
+    listings = {b"/top": [(b"good", FILE), (b"secret", FILE)], b"/links": [(b"folder", LINK)]}
+    server = LyingServer(
+        lambda path: listings.get(path, []),
+        mode=lambda path: FOLDER if path.startswith(b"/links") else modes.get(path, -1 if b"secret" in path else None),
+        real=lambda path: None if path == b"/links/folder" else path,
+    )
+    node, found = PipeNode(Client(server)), Found()
+    assert [path for path, _ in expand(node, b"/top/*")] == [b"/top/good"]
+    plan_download(node, [b"/links"], os.fsencode(tmp_path), CopyOptions(recursive=True), found.tell)
+    assert found.failures == [(b"/links/folder", "it cannot be read: the node says: no real path")]
+    with pytest.raises(CopyError, match="cannot be looked at") as refused:
+        plan_download(node, [b"/secret"], os.fsencode(tmp_path), CopyOptions(), found.tell)
+    assert "permission denied" in (refused.value.cause or "")
+
+
+def test_a_node_that_does_not_tell_the_home_folder_says_so() -> None:
+    node = PipeNode(Client(LyingServer(lambda path: [], mode=lambda path: FOLDER, real=lambda path: None)))
+    with pytest.raises(CopyError, match="where the home folder is"):
+        node.absolute(b"x")
+
+
 # --- a node that lies -------------------------------------------------------------------------------------------------
 
 EVIL = [
