@@ -76,7 +76,7 @@ class Kind(Enum):
 class Work:
     """Something for one link to do."""
 
-    __slots__ = ("began", "is_doubled", "jobs", "kind", "piece", "round")
+    __slots__ = ("began", "is_doubled", "jobs", "kind", "piece", "round", "weight")
 
     def __init__(self, kind: Kind, jobs: Sequence[Job], piece: Range | None = None, of_round: int = 0) -> None:
         self.kind = kind
@@ -85,15 +85,15 @@ class Work:
         self.round = of_round
         self.began = 0.0
         self.is_doubled = False
+        self.weight = self._weigh()
+        """How many bytes it keeps under way, about; the same at its end, whatever the file has become."""
 
     @property
     def job(self) -> Job:
         (job,) = self.jobs
         return job
 
-    @property
-    def weight(self) -> int:
-        """How many bytes it keeps under way, about."""
+    def _weigh(self) -> int:
         if self.piece is not None:
             return self.piece.size
         if self.kind is Kind.WHOLE:

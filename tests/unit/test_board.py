@@ -9,6 +9,7 @@ from ssm_proxy.file_copy.board import (
     MOST_QUEUED_FILES,
     MOST_SPLIT_AT_ONCE,
     SETTLED_AT_ONCE,
+    SMALLEST_WEIGHT,
     Board,
     Job,
     Kind,
@@ -358,6 +359,18 @@ def test_links_are_wanted_for_what_there_is() -> None:
     for _ in range(128):
         board.add(Small())
     assert board.wanted_links == 7
+
+
+def test_work_weighs_at_its_end_what_it_weighed_at_its_beginning() -> None:
+    board, job = Board(), Small()
+    job.size = 100_000
+    board.add(job)
+    work = take(board, "a")
+    assert work.weight == 100_000
+    job.size = 5  # it has become shorter
+    assert work.weight == 100_000
+    board.add(Small())
+    assert take(board, "a").weight == SMALLEST_WEIGHT
 
 
 def test_whoever_waits_is_woken() -> None:
