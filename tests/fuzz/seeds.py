@@ -101,6 +101,14 @@ _EXAMPLES: dict[str, list[bytes]] = {
         bytes((0, 0, 0, 12, 0, 9, 8, 0, 11, 5, 3, 0, 10, 12, 0, 11, 14, 0, 3, 15, 0, 12, 0, 12, 5, 0, 12, 0, 9)),
         bytes((1, 0, 0, 1, 0, 2, 1, 11, 12, 0, 8, 8, 0, 10, 8, 0, 10, 14, 0, 3, 6, 0, 8, 10, 1, 1, 13, 0, 3)),
     ],
+    "sftp": [
+        # extensions, then operations: ask, what, how often, sizes; answer, which, how, with what
+        bytes((1, 1, 1, 1, 0, 0, 1, 4, 3, 0, 5, 3, 2, 7, 0, 6, 0, 5, 3, 6, 0, 5, 4, 6, 0, 5, 2)),
+        bytes(
+            (0, 0, 0, 0, 1, 8, 0, 6, 0, 5, 2, 3, 97, 98, 2, 2, 10, 0, 7, 0, 5, 15, 20, *range(20), 3, 13, 0, 8, 0, 5)
+        ),
+        bytes((1, 1, 1, 1, 0, 11, 0, 6, 0, 5, 40, *range(40), 0, 12, 0, 6, 0, 5, 47, *range(47), 6, 0, 1, 4)),
+    ],
     "pair": [
         bytes((5, 0, 7, 60, 0, 7, 4, 7, 7, 60, 12, 90, 0, 6, 4, 6, 7, 90, 13, 7, 9, 14, 7, 60, 11, 3, 0, 7, 7, 99)),
         bytes((5, 1, 7, 60, 0, 7, 0, 7, 0, 7, 11, 4, 0, 6, 4, 6, 7, 90, 15, 1, 0, 7, 90, 15, 0, 0, 7, 90)),
@@ -115,6 +123,11 @@ def seeds(target: str) -> list[bytes]:
         for name, seed in _seeds_of(data):
             if name == target:
                 found[seed] = None
+    for data in _sftp_packets():
+        if target == "sftp_reply":
+            found[data[4:]] = None
+        elif target == "sftp_stream":
+            found[b"\3\1\5\x20" + data] = None
     for path in sorted((CORPUS / target).glob("*")):
         found[path.read_bytes()] = None
     return list(found)
@@ -144,6 +157,14 @@ def _golden_messages() -> Iterator[bytes]:
             data = bytes.fromhex(json.loads(line).get("hex", ""))
             if data and len(data) < 700:
                 yield data
+
+
+def _sftp_packets() -> Iterator[bytes]:
+    """Give what OpenSSH's server said."""
+    for line in (GOLDEN / "sftp" / "openssh-9.2.jsonl").read_text(encoding="utf-8").splitlines():
+        record = json.loads(line)
+        if record["from"] == "server":
+            yield bytes.fromhex(record["hex"])
 
 
 def _seeds_of(data: bytes) -> Iterator[tuple[str, bytes]]:

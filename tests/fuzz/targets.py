@@ -10,6 +10,7 @@ from fuzz import (
     mux_target,
     pair_target,
     service_targets,
+    sftp_target,
     websocket_target,
     wire_targets,
 )
@@ -22,8 +23,9 @@ TARGETS: dict[str, Callable[[bytes], None]] = {
     **channel_target.TARGETS,
     **pair_target.TARGETS,
     **mux_target.TARGETS,
+    **sftp_target.TARGETS,
 }
 
-LARGEST_INPUT = {"json_text": 8192, "websocket": 2048, "channel": 250, "pair": 200, "mux": 250}
+LARGEST_INPUT = {"json_text": 8192, "websocket": 2048, "channel": 250, "pair": 200, "mux": 250, "sftp": 250}
 """Bytes; where it is not the default."""
 DEFAULT_LARGEST_INPUT = 512
