@@ -117,7 +117,7 @@ class BoardMachine(RuleBasedStateMachine):
             assert not jobs[0].missing, "not all of it is copied"
             assert jobs[0].has_ended
             if jobs[0].rounds > 1:
-                assert all(other.job is not jobs[0] for other, _ in others), "an old piece may still be written"
+                assert all(jobs[0] not in other.jobs for other, _ in others), "an old piece may still be written"
         self.held.setdefault(link, []).append((work, jobs[0].rounds))
 
     @precondition(lambda self: any(self.held.values()))
