@@ -400,4 +400,5 @@ class Download:
         return self.outcome()
 
     def failure(self, error: Exception) -> FileOutcome:
-        return outcome_of(self.file, FileState.FAILED, error=explain(error, "it cannot be read"))
+        what = "it cannot be written here" if isinstance(error, OSError) else "it cannot be read"
+        return outcome_of(self.file, FileState.FAILED, error=explain(error, what))

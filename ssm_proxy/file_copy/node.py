@@ -75,9 +75,15 @@ class Node:
             path = path[2:]
         elif path.startswith(b"~"):
             name = path.partition(b"/")[0]
-            expanded = self.call(lambda sftp: sftp.expand_path(name))
+            try:
+                expanded = self.call(lambda sftp: sftp.expand_path(name))
+            except SftpStatus:
+                expanded = None
             if expanded is None:
-                raise CopyError(f"the node does not tell what {shown(name)} is", hint="write the whole path")
+                raise CopyError(
+                    f"the node does not tell what {shown(name)} is",
+                    hint="write the whole path; for a file whose name begins so, ./~NAME",
+                )
             path = expanded + path[len(name) :]
         if path.startswith(b"/"):
             return path

@@ -84,7 +84,10 @@ def plan_download(
 
 
 def expand(node: Node, pattern: bytes) -> list[tuple[bytes, Attributes]]:
-    """Give what a path or pattern stands for, with links followed: a path that is there is no pattern."""
+    """Give what a path or pattern stands for, with links followed: what is there under a name is no pattern.
+
+    So for each folder on the way, the user's home among them.
+    """
     path = node.absolute(pattern)
     try:
         there = node.stat(path)
@@ -105,8 +108,9 @@ def expand(node: Node, pattern: bytes) -> list[tuple[bytes, Attributes]]:
             for folder, entries in zip(some, node.list_all(some), strict=True):
                 if isinstance(entries, SftpStatus):  # not there, or no folder: so nothing in it matches
                     continue
-                names = [name for name, _ in entries if is_safe(name) and _matches(name, part)]
-                matches += [join(folder, name) for name in sorted(names)]
+                names = {name for name, _ in entries if is_safe(name)}
+                chosen = [part] if part in names else sorted(name for name in names if _matches(name, part))
+                matches += [join(folder, name) for name in chosen]
         folders = matches
     found = []
     for path in folders:

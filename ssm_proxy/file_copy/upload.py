@@ -460,4 +460,5 @@ class Upload:
         return self.outcome()
 
     def failure(self, error: Exception) -> FileOutcome:
-        return outcome_of(self.file, FileState.FAILED, error=explain(error, "it cannot be written"))
+        what = "it cannot be read" if isinstance(error, OSError) else "it cannot be written"
+        return outcome_of(self.file, FileState.FAILED, error=explain(error, what))

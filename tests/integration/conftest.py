@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from copies import Copier
 from nodes import (
     EMBEDDED,
     HYBRID,
@@ -106,3 +107,15 @@ def new_user(key: Key, sshd: Sshd, start_emulator: StartEmulator) -> Iterator[Ma
 def user(emulator: Emulator, host: str, new_user: MakeUser) -> User:
     """A user of the shared emulator, on each kind of node."""
     return new_user(emulator, host)
+
+
+@pytest.fixture
+def copier(user: User, emulator: Emulator) -> Copier:
+    """Somebody who copies to and from each kind of node."""
+    return Copier(user=user, emulator=emulator)
+
+
+@pytest.fixture
+def real(emulator: Emulator, new_user: MakeUser) -> Copier:
+    """Somebody who copies to and from a real sshd."""
+    return Copier(user=new_user(emulator, REAL), emulator=emulator)
