@@ -15,14 +15,12 @@ from ssm_proxy.file_copy.local_file import LocalTarget, SharedFile, find_local_p
 from ssm_proxy.file_copy.names import part_path, shown
 from ssm_proxy.file_copy.node_files import read_range
 from ssm_proxy.file_copy.ranges import RangeList
-from ssm_proxy.file_copy.upload import PERMISSIONS
+from ssm_proxy.file_copy.upload import GROWTH_LIMIT, PERMISSIONS
 from ssm_proxy.file_copy.values import SPLIT_BYTES, FileError, FileOutcome, FileState, SourceFile
 from ssm_proxy.sftp import packets
 from ssm_proxy.sftp.packets import Attributes
 
 _NEW_PART = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
-_GROWTH_LIMIT = 64 * SPLIT_BYTES
-"""A small file that has grown by so much while it was read is given up."""
 
 
 class Download:
@@ -111,11 +109,14 @@ class Download:
             pieces.append(data)
             position += len(data)
             if len(data) < wanted:
-                raise FileError("it became shorter while it was read; nothing was put in its place")
+                is_all = (await sftp.fstat(handle)).size == first and not await sftp.read(handle, position, 1)
+                if not is_all:
+                    raise FileError("it became shorter while it was read; nothing was put in its place")
+                break  # files of /sys say 4096, whatever is in them
         while data := await more:
             pieces.append(data)
             position += len(data)
-            if position > first + _GROWTH_LIMIT:
+            if position > GROWTH_LIMIT:
                 raise FileError("it grows while it is read")
             more = sftp.read(handle, position, sftp.read_bytes)
         closed = sftp.close_handle(handle)
@@ -144,7 +145,11 @@ class Download:
         assert self._target is not None
         self.remove_part()
         self._part = part_path(self._target.path)
-        self._output = SharedFile(os.open(self._part, _NEW_PART, self.file.permissions & PERMISSIONS))
+        permissions = self.file.permissions & PERMISSIONS
+        if self._target.existing is not None and not self._context.options.preserve:
+            # Nobody may read the part who may not read the file that it becomes.
+            permissions = self._target.existing.st_mode & PERMISSIONS
+        self._output = SharedFile(os.open(self._part, _NEW_PART, permissions))
         return self._output
 
     async def is_there_already(self, link: LinkFace) -> bool:
@@ -352,11 +357,14 @@ class Download:
         assert self._part is not None
         assert self._target is not None
         existing = self._target.existing
+        if existing is not None:
+            with contextlib.suppress(OSError):  # it takes root, or nothing is changed by it
+                os.chown(self._part, existing.st_uid, existing.st_gid)
         if self._context.options.preserve:
             os.chmod(self._part, self.file.permissions & PERMISSIONS)
             os.utime(self._part, self._times)
         elif existing is not None:
-            os.chmod(self._part, stat.S_IMODE(existing.st_mode))
+            os.chmod(self._part, existing.st_mode & PERMISSIONS)
 
     def _put_in_place(self) -> None:
         assert self._part is not None

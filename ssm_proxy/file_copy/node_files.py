@@ -50,7 +50,7 @@ async def look_at_target(sftp: SftpConnection, target: bytes) -> tuple[bytes, Ex
     except SftpStatus as error:
         if error.code == packets.PERMISSION_DENIED:
             raise FileError("the file on the node is read-only") from error
-        raise
+        # Otherwise it may be a program that runs: nobody writes to that, but it may be replaced.
     return target, Existing(target, found)
 
 
