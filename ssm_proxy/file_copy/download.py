@@ -149,7 +149,10 @@ class Download:
         if self._target.existing is not None and not self._context.options.preserve:
             # Nobody may read the part who may not read the file that it becomes.
             permissions = self._target.existing.st_mode & PERMISSIONS
-        self._output = SharedFile(os.open(self._part, _NEW_PART, permissions))
+        try:
+            self._output = SharedFile(os.open(self._part, _NEW_PART, permissions))
+        except PermissionError as error:
+            raise FileError("nothing can be put into its folder here: permission denied") from error
         return self._output
 
     async def is_there_already(self, link: LinkFace) -> bool:
@@ -408,5 +411,5 @@ class Download:
         return self.outcome()
 
     def failure(self, error: Exception) -> FileOutcome:
-        what = "it cannot be written here" if isinstance(error, OSError) else "it cannot be read"
+        what = "it cannot be written" if isinstance(error, OSError) else "it cannot be read"
         return outcome_of(self.file, FileState.FAILED, error=explain(error, what))

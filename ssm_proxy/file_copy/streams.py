@@ -18,7 +18,14 @@ from ssm_proxy.file_copy.board import Range
 from ssm_proxy.file_copy.checksums import MIB, SMALLEST_BLOCK, node_blocks
 from ssm_proxy.file_copy.context import Context, LinkFace, explain
 from ssm_proxy.file_copy.names import part_path, shown
-from ssm_proxy.file_copy.node_files import Existing, look_at_target, put_in_place, read_range, why_not_written
+from ssm_proxy.file_copy.node_files import (
+    Existing,
+    look_at_target,
+    make_part,
+    put_in_place,
+    read_range,
+    why_not_written,
+)
 from ssm_proxy.file_copy.values import RANGE_BYTES, FileError, FileOutcome, FileState
 from ssm_proxy.sftp import packets
 from ssm_proxy.sftp.connection import SftpStatus
@@ -146,8 +153,7 @@ class FromInput:
         self._target, self._existing = await look_at_target(link.sftp, self._target)
         if self._part is None:
             self._part = part_path(self._target)
-        flags = packets.OPEN_WRITE | packets.OPEN_CREATE | packets.OPEN_TRUNCATE
-        await link.sftp.close_handle(await link.sftp.open(self._part, flags, Attributes(permissions=NEW_FILE)))
+        await link.sftp.close_handle(await make_part(link.sftp, self._part, NEW_FILE))
         if self._reader is None:
             self._reader = threading.Thread(target=self._read, name="ssm-proxy copy input", daemon=True)
             self._reader.start()

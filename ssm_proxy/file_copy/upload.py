@@ -18,6 +18,7 @@ from ssm_proxy.file_copy.node_files import (
     Existing,
     find_part,
     look_at_target,
+    make_part,
     put_in_place,
     read_range,
     why_not_written,
@@ -113,8 +114,7 @@ class Upload:
         if self._part is not None:  # of a link that was lost; it may be read-only
             await self.abandon(link)
         part = self._part = part_path(self._target)
-        flags = packets.OPEN_WRITE | packets.OPEN_CREATE | packets.OPEN_TRUNCATE
-        handle = await sftp.open(part, flags, Attributes(permissions=self._first_permissions()))
+        handle = await make_part(sftp, part, self._first_permissions())
         owned = sftp.fsetstat(handle, Attributes(owner=self._existing.attributes.owner)) if self._existing else None
         try:
             size = sftp.write_bytes
@@ -207,9 +207,7 @@ class Upload:
             raise FileError(f"the node's disk has room for {free} bytes, and {needed} are needed")
         if self._part is None:
             self._part = part_path(self._target)
-        flags = packets.OPEN_WRITE | packets.OPEN_CREATE | packets.OPEN_TRUNCATE
-        permissions = self._first_permissions() | _WORKABLE
-        handle = await sftp.open(self._part, flags, Attributes(permissions=permissions))
+        handle = await make_part(sftp, self._part, self._first_permissions() | _WORKABLE)
         self._context.keep_part(self._part)
         changed = sftp.fsetstat(handle, Attributes(size=size))  # holes of the source stay holes
         closed = sftp.close_handle(handle)

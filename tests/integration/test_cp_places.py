@@ -108,7 +108,7 @@ def test_a_destination_that_is_none(real: Copier, here: Path, there: Path) -> No
     (why,) = real.failures(here / "one", real.remote(missing)).values()
     assert "no such file or folder on the node" in why
     (why,) = real.failures(real.remote(here / "one"), missing).values()
-    assert why == "it cannot be written here: No such file or directory"
+    assert why == "it cannot be written: No such file or directory"
     (why,) = real.failures(here, real.remote(there / "file"), recursive=True).values()
     assert "there is a file of that name" in why
     (why,) = real.failures(real.remote(here), there / "file", recursive=True).values()
