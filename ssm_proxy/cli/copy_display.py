@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import select
 import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Protocol
@@ -30,10 +31,17 @@ class Display(Protocol):
 
 
 @contextlib.contextmanager
-def make_display(stderr: messages.StderrWriter, *, as_json: bool, is_quiet: bool) -> Iterator[Display]:
-    """Give the display that fits: where standard error is a terminal, a bar."""
+def make_display(stderr: messages.StderrWriter, *, as_json: bool, is_quiet: bool, output: int = 1) -> Iterator[Display]:
+    """Give the display that fits: where standard error is a terminal, a bar.
+
+    Args:
+        stderr: where lines go.
+        as_json: lines of JSON instead, to ``output``.
+        is_quiet: no bar.
+        output: the descriptor of standard output.
+    """
     if as_json:
-        yield JsonDisplay()
+        yield JsonDisplay(output)
         return
     if is_quiet or not sys.stderr.isatty():
         yield LineDisplay(stderr)
@@ -47,6 +55,9 @@ def make_display(stderr: messages.StderrWriter, *, as_json: bool, is_quiet: bool
 
 class JsonDisplay:
     """A line of JSON on standard output for each file and notice, and one at the end."""
+
+    def __init__(self, output: int = 1) -> None:
+        self._output = output
 
     def show(self, progress: Progress) -> None:
         if progress.outcome is not None:
@@ -63,10 +74,14 @@ class JsonDisplay:
             self._write(_result_values(result))
         self._write({"type": "error", "message": error.message, "cause": error.cause, "hint": error.hint})
 
-    @staticmethod
-    def _write(values: dict[str, Any]) -> None:
+    def _write(self, values: dict[str, Any]) -> None:
+        line = f"{json.dumps(values)}\n".encode()
         with contextlib.suppress(OSError):  # who started us does not read it any more
-            os.write(1, f"{json.dumps(values)}\n".encode())
+            while line:
+                try:
+                    line = line[os.write(self._output, line) :]
+                except BlockingIOError:  # somebody made it so
+                    select.select([], [self._output], [], 1.0)
 
 
 class LineDisplay:
@@ -129,9 +144,11 @@ class BarDisplay:
         bar.update(0)
 
     def done(self, result: CopyResult) -> None:
+        self.close()
         self._above(summary(result))
 
     def failed(self, error: SsmProxyError) -> None:
+        self.close()
         result = getattr(error, "result", None)
         if isinstance(result, CopyResult):
             self._above(summary(result))
