@@ -140,9 +140,9 @@ class Engine:
             raise
         except BaseException:
             self._stop(planner)
-            if self._context.parts:
-                self._context.notice(f"interrupted; {_resume_hint(self._context.parts)}")
-                self._tell()
+            self._tell()
+            self._context.notice(f"interrupted; {self._what_is_left()}")
+            self._tell()
             raise
         self._node.close()
         self._pool.close()
@@ -159,6 +159,14 @@ class Engine:
         if self._failures:
             raise _incomplete(result)
         return result
+
+    def _what_is_left(self) -> str:
+        """Say what an interrupted copy leaves."""
+        if self._context.parts:
+            return _resume_hint(self._context.parts)
+        if self._files + self._unchanged:
+            return "the same command with --resume leaves out what is in place"
+        return "no file was completed"
 
     def _stop(self, planner: threading.Thread) -> None:
         self._board.cancel()
@@ -235,5 +243,5 @@ def _incomplete(result: CopyResult) -> CopyIncomplete:
         what,
         result=result,
         cause=first.error if count == 1 else f"the first of them, {first.source}: {first.error}",
-        hint=f"{done} others are in place" if done else None,
+        hint=f"{done} other{'s are' if done > 1 else ' is'} in place" if done else None,
     )

@@ -284,9 +284,10 @@ class Link:
                 self._failure.__cause__ = error
 
     def _clean_up(self, channel: paramiko.Channel) -> None:
-        """After Ctrl-C: leave no small parts behind."""
+        """After Ctrl-C: leave no parts behind that nothing can go on from."""
         written = [job for work in self._under_way if work.kind in (Kind.WHOLE, Kind.SETTLE) for job in work.jobs]
-        jobs = [_file_of(job) for job in [*written, *self._board.take_unsettled()]]
+        jobs = [cast("SplitCopy", job) for job in [*written, *self._board.take_unsettled()]]
+        jobs += self._context.take_useless()
         self.sftp.close()
         ends: list[BaseException | None] = []
         for job in jobs:

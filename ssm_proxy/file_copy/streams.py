@@ -155,6 +155,7 @@ class FromInput:
             self._part = part_path(self._target)
         await link.sftp.close_handle(await make_part(link.sftp, self._part, NEW_FILE))
         if self._reader is None:
+            self._stream.context.begin_useless(self)
             self._reader = threading.Thread(target=self._read, name="ssm-proxy copy input", daemon=True)
             self._reader.start()
 

@@ -19,9 +19,9 @@ import paramiko
 import pytest
 from nodes import User, wait_until
 
-from ssm_proxy.api.copying import CopyIncomplete, CopyResult, copy
+from ssm_proxy.api.copying import Access, CopyIncomplete, CopyResult, copy, copy_with
 from ssm_proxy.emulator import Emulator
-from ssm_proxy.file_copy.values import FileOutcome, FileState
+from ssm_proxy.file_copy.values import CopyOptions, FileOutcome, FileState
 
 Where = str | Path | Sequence[str | Path]
 
@@ -41,6 +41,13 @@ class Copier:
         settings = {"config_file": self.user.config, "endpoint_url": self.emulator.endpoint_url}
         with no_thread_left():
             return copy(sources, destination, **{**settings, "session": self.session, **options})
+
+    def copy_stream(self, source: str, destination: str, streams: tuple[int, int]) -> CopyResult:
+        """Copy in this process with other descriptors as standard input and output."""
+        options = {"endpoint-url": self.emulator.endpoint_url}
+        access = Access(session=self.session, options=options, config_file=self.user.config, streams=streams)
+        with no_thread_left():
+            return copy_with([source], destination, CopyOptions(), access, None)
 
     @cached_property
     def session(self) -> boto3.Session:
@@ -69,7 +76,10 @@ class Copier:
     def run(self, *arguments: str | Path | bytes, data: bytes = b"") -> tuple[int, bytes, str]:
         """Run the command; give its exit status, standard output and standard error."""
         process = self.start(*arguments, stdin=subprocess.PIPE)
-        output, errors = process.communicate(data, timeout=60)
+        try:
+            output, errors = process.communicate(data, timeout=60)
+        finally:
+            process.kill()
         return process.returncode, output, errors.decode()
 
 
