@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from copies import Copier
+from copies import Copier, InTheMiddle
 from nodes import (
     EMBEDDED,
     HYBRID,
@@ -119,3 +119,9 @@ def copier(user: User, emulator: Emulator) -> Copier:
 def real(emulator: Emulator, new_user: MakeUser) -> Copier:
     """Somebody who copies to and from a real sshd."""
     return Copier(user=new_user(emulator, REAL), emulator=emulator)
+
+
+@pytest.fixture
+def in_the_middle(monkeypatch: pytest.MonkeyPatch) -> InTheMiddle:
+    """Have something done while large files are copied."""
+    return InTheMiddle(monkeypatch)

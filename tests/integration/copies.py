@@ -7,7 +7,7 @@ import os
 import stat
 import subprocess
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -21,6 +21,8 @@ from nodes import User, wait_until
 
 from ssm_proxy.api.copying import Access, CopyIncomplete, CopyResult, copy, copy_with
 from ssm_proxy.emulator import Emulator
+from ssm_proxy.file_copy.download import Download
+from ssm_proxy.file_copy.upload import Upload
 from ssm_proxy.file_copy.values import CopyOptions, FileOutcome, FileState
 
 Where = str | Path | Sequence[str | Path]
@@ -83,6 +85,37 @@ class Copier:
         return process.returncode, output, errors.decode()
 
 
+class InTheMiddle:
+    """Has something done to the sources of large files while they are copied; the copy itself is the real one.
+
+    Args:
+        monkeypatch: undoes it.
+    """
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._monkeypatch = monkeypatch
+
+    def __call__(self, action: Callable[[Path], None], *, pieces: Container[int] = (4,)) -> None:
+        """Call the action with the source once some of it has been copied.
+
+        Args:
+            action: called from the thread that copies.
+            pieces: after which pieces of each file.
+        """
+        seen: dict[object, int] = {}
+
+        async def copy_range(self: Upload | Download, link: Any, piece: Any) -> int:
+            size = await real[type(self)](self, link, piece)
+            seen[self] = seen.get(self, 0) + 1
+            if seen[self] in pieces:
+                action(Path(os.fsdecode(self.file.source)))
+            return size
+
+        real: dict[type, Any] = {kind: kind.copy_range for kind in (Upload, Download)}
+        for kind in real:
+            self._monkeypatch.setattr(kind, "copy_range", copy_range)
+
+
 @contextmanager
 def no_thread_left() -> Iterator[None]:
     """Check that the block leaves no thread of ours, and none of paramiko."""
@@ -122,6 +155,15 @@ def tree(folder: Path | bytes, *, with_modes: bool = True) -> dict[bytes, tuple[
             mode = stat.S_IMODE(status.st_mode) if with_modes else 0
             found[os.path.relpath(full, top)] = ("folder" if is_folder else "file", mode, content)
     return found
+
+
+def flip(path: Path, offset: int) -> None:
+    """Change a byte."""
+    with path.open("r+b") as file:
+        file.seek(offset)
+        byte = file.read(1)
+        file.seek(offset)
+        file.write(bytes([byte[0] ^ 255]))
 
 
 def json_lines(output: bytes) -> list[dict[str, Any]]:

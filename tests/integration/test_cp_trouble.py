@@ -11,18 +11,16 @@ import shutil
 import subprocess
 import tempfile
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import asyncssh
 import pytest
-from copies import Copier, parts, tree
+from copies import Copier, InTheMiddle, parts, tree
 from nodes import EMBEDDED, MIB, REAL, Key, MakeUser, Sshd, StartEmulator, tool
 
 from ssm_proxy.api.copying import CopyIncomplete, Progress
 from ssm_proxy.emulator import Node
-from ssm_proxy.file_copy.download import Download
-from ssm_proxy.file_copy.upload import Upload
 
 pytestmark = pytest.mark.integration
 NOBODY = 65534
@@ -30,27 +28,6 @@ SHORTER = "it became shorter while it was read; nothing was put in its place"
 
 
 # --- files that change ----------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def in_the_middle(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[Path], None]], None]:
-    """Have something done to each large source once some of it has been copied; the copy itself is the real one."""
-
-    def arrange(action: Callable[[Path], None]) -> None:
-        seen: dict[object, int] = {}
-        for kind in (Upload, Download):
-            real = kind.copy_range
-
-            async def copy_range(self: Upload, link: object, piece: object, real: object = real) -> int:
-                size: int = await real(self, link, piece)  # type: ignore[operator]
-                seen[self] = seen.get(self, 0) + 1
-                if seen[self] == 4:
-                    action(Path(os.fsdecode(self.file.source)))
-                return size
-
-            monkeypatch.setattr(kind, "copy_range", copy_range)
-
-    return arrange
 
 
 def grow(path: Path) -> None:
@@ -82,7 +59,7 @@ def remove(path: Path) -> None:
 def test_files_that_change_while_they_are_read(
     real: Copier,
     tmp_path: Path,
-    in_the_middle: Callable[[Callable[[Path], None]], None],
+    in_the_middle: InTheMiddle,
     is_upload: bool,
 ) -> None:
     here, there = tmp_path / "here", tmp_path / "there"
@@ -321,9 +298,7 @@ def without_shell(
         yield Copier(user=new_user(emulator, REAL, sshd=server), emulator=emulator)
 
 
-def test_a_node_without_a_shell(
-    without_shell: Copier, tmp_path: Path, in_the_middle: Callable[[Callable[[Path], None]], None]
-) -> None:
+def test_a_node_without_a_shell(without_shell: Copier, tmp_path: Path, in_the_middle: InTheMiddle) -> None:
     here, there, back = (tmp_path / name for name in ("here", "there", "back"))
     here.mkdir()
     for name, size in (("large", 3 * MIB), ("small", 1000), ("empty", 0)):
