@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from ssm_proxy.errors import CopyError, SsmProxyError
 from ssm_proxy.file_copy.board import Board
-from ssm_proxy.file_copy.context import Context, FileCopy
+from ssm_proxy.file_copy.context import Context, FileCopy, explain
 from ssm_proxy.file_copy.download import Download
 from ssm_proxy.file_copy.names import shown
 from ssm_proxy.file_copy.node import Node
@@ -29,6 +29,7 @@ from ssm_proxy.file_copy.values import (
     ProgressCallback,
     SourceFile,
 )
+from ssm_proxy.sftp.connection import SftpStatus
 
 if TYPE_CHECKING:
     import paramiko
@@ -180,6 +181,11 @@ class Engine:
 
         try:
             self._end = plan(self._node, Tell(file=found, failure=self._left_out))
+        except SftpStatus as error:
+            self._planning_error = CopyError(
+                "what is on the node cannot be looked at", cause=explain(error, "a path or a folder")
+            )
+            self._planning_error.__cause__ = error
         except Exception as error:  # noqa: BLE001 - the boundary of a thread: ``_copy`` raises it again
             self._planning_error = error
         self._is_planned = True

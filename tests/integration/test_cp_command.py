@@ -7,6 +7,7 @@ import re
 import shutil
 import signal
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ from ssm_proxy.cli.main import main
 from ssm_proxy.errors import CopyError
 
 pytestmark = pytest.mark.integration
+EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 
 
 @pytest.fixture
@@ -228,9 +230,7 @@ print(json.dumps({"Version": 1, "AccessKeyId": "emulator", "SecretAccessKey": "e
 def test_a_credential_program_takes_nothing_from_a_pipe(real: Copier, tmp_path: Path) -> None:
     script = tmp_path / "credentials.py"
     script.write_text(NOISY)
-    (real.user.folder / "aws_config").write_text(
-        f"[profile own]\ncredential_process = {shutil.which('python3')} {script}\n"
-    )
+    (real.user.folder / "aws_config").write_text(f"[profile own]\ncredential_process = {sys.executable} {script}\n")
     assert isinstance(real.user.environment, dict)
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"):
         real.user.environment.pop(name, None)
@@ -386,3 +386,38 @@ def test_help_says_what_it_does(capsys: pytest.CaptureFixture[str]) -> None:
     text = capsys.readouterr().out
     for words in ("SRC... DST", "--sessions N", "--resume", "--no-checksum", "-F FILE", "Exit status"):
         assert words in text, words
+
+
+# --- programs -------------------------------------------------------------------------------------------------------
+
+
+def test_the_example(real: Copier, tmp_path: Path) -> None:
+    """Run it twice: the second time goes on with what is missing, and tells what cannot be had."""
+    here, there = tmp_path / "here", tmp_path / "there"
+    (here / "folder").mkdir(parents=True)
+    (here / "large").write_bytes(os.urandom(2 * MIB))
+    (here / "folder" / "small").write_bytes(b"small")
+    (real.user.folder / ".ssh").mkdir(mode=0o700)
+    (real.user.folder / ".ssh" / "config").write_text(f"Include {real.user.config}\n")
+    there.mkdir()
+
+    def run() -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, EXAMPLES / "copy_folder.py", real.remote(f"{here}/."), there]
+        return subprocess.run(
+            command, env=real.user.environment, capture_output=True, text=True, timeout=60, check=False
+        )
+
+    done = run()
+    assert (done.returncode, done.stderr) == (0, "")
+    assert set(done.stdout.splitlines()[:-1]) == {f"copied: {here}/./large", f"copied: {here}/./folder/small"}
+    assert re.fullmatch(r"2 files copied, 0 were there: \d+\.\d MB/s", done.stdout.splitlines()[-1])
+    assert tree(there) == tree(here)
+    (here / "nothing").symlink_to("is not there")
+    (there / "folder" / "small").unlink()
+    done = run()
+    assert (done.returncode, done.stderr) == (1, f"{here}/./nothing: it is a link to nothing\n")
+    assert set(done.stdout.splitlines()) == {
+        f"unchanged: {here}/./large",
+        f"copied: {here}/./folder/small",
+        f"failed: {here}/./nothing",
+    }

@@ -21,6 +21,7 @@ from nodes import EMBEDDED, MIB, REAL, Key, MakeUser, Sshd, StartEmulator, tool
 
 from ssm_proxy.api.copying import CopyIncomplete, Progress
 from ssm_proxy.emulator import Node
+from ssm_proxy.errors import CopyError
 
 pytestmark = pytest.mark.integration
 NOBODY = 65534
@@ -361,6 +362,8 @@ class _LyingServer(asyncssh.SFTPServer):
     lstat = stat
 
     def realpath(self, path: bytes) -> bytes:
+        if b"refused" in path:
+            raise asyncssh.SFTPPermissionDenied("no")
         return b"/" if path == b"." else path
 
     def open(self, path: bytes, pflags: int, attrs: asyncssh.SFTPAttrs) -> io.BytesIO:
@@ -411,6 +414,9 @@ def test_names_that_would_lead_out_of_the_destination(liar: Copier, tmp_path: Pa
     assert [each for each in left_out if each.endswith("../escaped")]
     for each in caught.value.result.failures:
         assert each.error == "its name could lead out of the destination; it was left out"
+    with pytest.raises(CopyError, match="cannot be looked at") as refused:
+        liar.copy(liar.remote("/refused/source"), there, recursive=True)
+    assert refused.value.cause == "a path or a folder: permission denied on the node"
     # The same by a pattern.
     again = tmp_path / "b" / "again"
     again.mkdir(parents=True)
