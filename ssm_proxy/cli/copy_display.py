@@ -8,12 +8,15 @@ import os
 import select
 import sys
 from collections.abc import Iterator
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ssm_proxy.cli import messages
 from ssm_proxy.file_copy.values import CopyResult, FileOutcome, FileState, Progress
 
 if TYPE_CHECKING:
+    from tqdm import tqdm
+
     from ssm_proxy.errors import SsmProxyError
 
 LONGEST_NAME = 24
@@ -108,10 +111,12 @@ class LineDisplay:
 class BarDisplay:
     """One line that changes: how much, how fast, how long, over how many sessions. Failures and notices go above it."""
 
-    def __init__(self) -> None:
+    @cached_property
+    def _bar(self) -> tqdm[Any]:
+        """Drawn when there is something to show: until then a person may be asked for a passphrase on that line."""
         from tqdm import tqdm
 
-        self._bar: tqdm[Any] = tqdm(
+        return tqdm(
             total=None,
             unit="B",
             unit_scale=True,
@@ -154,7 +159,8 @@ class BarDisplay:
             self._above(summary(result))
 
     def close(self) -> None:
-        self._bar.close()
+        if "_bar" in vars(self):
+            self._bar.close()
 
     def _above(self, line: str) -> None:
         self._bar.write(line, file=sys.stderr)

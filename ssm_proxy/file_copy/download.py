@@ -302,6 +302,7 @@ class Download:
             FileError, OSError, SftpStatus: it cannot be copied.
         """
         if self._is_there:
+            await self.keep_attributes(link)
             return
         found = await link.sftp.stat(self.file.source)
         if (found.size or 0) < self._size:
@@ -403,6 +404,12 @@ class Download:
             size=self._size,
             verified=self._is_verified,
         )
+
+    async def keep_attributes(self, link: LinkFace) -> None:
+        """Give what is there already the source's permissions and times, if they are to be kept."""
+        if self._context.options.preserve:
+            os.chmod(self.file.target, self.file.permissions & PERMISSIONS)
+            os.utime(self.file.target, self._times)
 
     def there_already(self) -> FileOutcome:
         """Give the outcome of a file that was compared and needs no copy."""

@@ -222,11 +222,16 @@ class Link:
                 is_equal = digest is not None and job.local_digest() == digest
             except OSError:
                 is_equal = False
-            if is_equal:
+            if not is_equal:
+                rest.append(job)
+                continue
+            try:
+                await job.keep_attributes(self)
+            except (SftpStatus, OSError) as error:
+                await self._fail(job, error)
+            else:
                 self._context.tell(job.there_already())
                 self._forget(job)
-            else:
-                rest.append(job)
         self._board.to_whole(rest)
 
     async def _settle(self, work: Work) -> None:

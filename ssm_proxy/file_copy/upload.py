@@ -317,6 +317,7 @@ class Upload:
             FileError, OSError, SftpStatus: it cannot be copied.
         """
         if self._is_there:
+            await self.keep_attributes(link)
             return
         assert self._part is not None
         sftp = link.sftp
@@ -451,6 +452,12 @@ class Upload:
             size=self._size,
             verified=self._is_verified,
         )
+
+    async def keep_attributes(self, link: LinkFace) -> None:
+        """Give what is there already the source's permissions and times, if they are to be kept."""
+        if self._context.options.preserve:
+            wanted = Attributes(permissions=self.file.permissions & PERMISSIONS, times=self.file.times)
+            await link.sftp.setstat(self.file.target, wanted)
 
     def there_already(self) -> FileOutcome:
         """Give the outcome of a file that was compared and needs no copy."""

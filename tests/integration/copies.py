@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import stat
 import subprocess
 import threading
@@ -26,6 +27,8 @@ from ssm_proxy.file_copy.upload import Upload
 from ssm_proxy.file_copy.values import CopyOptions, FileOutcome, FileState
 
 Where = str | Path | Sequence[str | Path]
+
+_PART = re.compile(r"\.[0-9a-f]{12}\.[0-9a-f]{8}\.ssm-part")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,7 +139,7 @@ def no_thread_left() -> Iterator[None]:
 
 def parts(folder: Path) -> list[Path]:
     """Give what unfinished copies left."""
-    return sorted(folder.rglob("*.ssm-part"))
+    return sorted(path for path in folder.rglob(".*") if _PART.fullmatch(path.name))
 
 
 def tree(folder: Path | bytes, *, with_modes: bool = True) -> dict[bytes, tuple[str, int, bytes]]:

@@ -108,7 +108,7 @@ def test_a_bar_on_a_terminal_and_ctrl_c(paced: Copier, tmp_path: Path) -> None:
     environment = paced.user.environment
     sources = [paced.remote(here), paced.remote(tmp_path / "nothing")]
     with terminal(program(paced, paced.remote(here), there), environment, columns=120) as screen:
-        bar = rb"here: +([3-9]\d)%\S* *\S*\| [\d.]+M/25.2M \[00:\d\d<0\d:\d\d, +[\d.]+[kM]B/s, \d sessions\]"
+        bar = rb"here: +([7-9]\d)%\S* *\S*\| [\d.]+M/25.2M \[00:\d\d<0\d:\d\d, +[\d.]+[kM]B/s, \d sessions\]"
         screen.expect(bar, within=60)
         screen.type(b"\x03")
         assert screen.end(60) == 130

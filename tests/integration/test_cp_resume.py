@@ -16,6 +16,7 @@ from ssm_proxy.file_copy.upload import Upload
 
 pytestmark = pytest.mark.integration
 SIZE = 16 * MIB
+LONG_AGO = 1_000_000_000
 BOTH_WAYS = pytest.mark.parametrize("is_upload", [True, False], ids=["up", "down"])
 
 
@@ -107,12 +108,17 @@ def test_a_tree_of_which_some_is_there(copier: Copier, tmp_path: Path, is_upload
     flip(target / "folder 1" / "odd\n4\\", 10)
     (target / "folder 2" / "odd\n5\\").write_bytes(b"shorter")
     flip(target / "large", MIB)
+    for name in ("large too", "folder 1/odd\n7\\", "folder 2/odd\n8\\"):
+        (source / name).chmod(0o440)
+        os.utime(source / name, (LONG_AGO, LONG_AGO))
     sources, where = f"{source}/.", str(target)
     if is_upload:
-        result = copier.copy(sources, copier.remote(where), recursive=True, resume=True)
+        result = copier.copy(sources, copier.remote(where), recursive=True, resume=True, preserve=True)
     else:
-        result = copier.copy(copier.remote(sources), where, recursive=True, resume=True)
+        result = copier.copy(copier.remote(sources), where, recursive=True, resume=True, preserve=True)
     assert tree(target) == tree(source)
+    for path in source.rglob("*"):
+        assert int((target / path.relative_to(source)).stat().st_mtime) == int(path.stat().st_mtime)
     assert (result.files, result.unchanged) == (4, 38)
     assert parts(tmp_path) == []
 
