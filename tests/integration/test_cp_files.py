@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
-from copies import Copier, parts, tree
+from copies import Copier, InTheMiddle, parts, tree
 from nodes import MIB, tool
 
 pytestmark = pytest.mark.integration
@@ -208,7 +208,9 @@ def test_permissions_and_times(copier: Copier, modes: Path, tmp_path: Path) -> N
         assert min(when for _, when in found.values()) >= before
 
 
-def test_what_is_there_keeps_its_permissions_and_its_owner(real: Copier, tmp_path: Path) -> None:
+def test_what_is_there_keeps_its_permissions_and_its_owner(
+    real: Copier, tmp_path: Path, in_the_middle: InTheMiddle
+) -> None:
     here, there = tmp_path / "here", tmp_path / "there"
     large = bytes(MIB + 1)
     for folder, content in ((here, b"new"), (there, b"old")):
@@ -224,8 +226,11 @@ def test_what_is_there_keeps_its_permissions_and_its_owner(real: Copier, tmp_pat
             os.chown(file, 65534, 65533)
         (there / "set-uid").chmod(0o4755)
     sources = sorted(here.iterdir())
+    modes: set[int] = set()
+    in_the_middle(lambda _: modes.update(stat.S_IMODE(part.stat().st_mode) for part in parts(there)))
 
     def check() -> None:
+        assert modes == {0o600}, "what was nobody else's to read never is"
         for source in sources:
             target = there / source.name
             status = target.stat()
