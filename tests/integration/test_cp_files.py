@@ -119,14 +119,14 @@ def test_names_that_are_any_bytes(copier: Copier, tmp_path: Path) -> None:
 def test_holes_stay_holes(real: Copier, tmp_path: Path) -> None:
     here, there, back = (tmp_path / name for name in ("here", "there", "back"))
     with here.open("wb") as file:
-        file.seek(5 * MIB)
+        file.seek(3 * MIB)
         file.write(os.urandom(1000))
-        file.truncate(12 * MIB)
+        file.truncate(6 * MIB)
     if here.stat().st_blocks * 512 > MIB:
         pytest.skip("this file system has no holes")
     result = real.copy(here, real.remote(there))
     assert result.copied_bytes < MIB, "holes are not sent"
-    assert result.total_bytes == 12 * MIB
+    assert result.total_bytes == 6 * MIB
     real.copy(real.remote(there), back)
     for copy in (there, back):
         assert copy.read_bytes() == here.read_bytes()
@@ -183,21 +183,21 @@ def shape(folder: Path) -> dict[str, tuple[int, int]]:
     return found
 
 
-def test_permissions_and_times(copier: Copier, modes: Path, tmp_path: Path) -> None:
+def test_permissions_and_times(real: Copier, modes: Path, tmp_path: Path) -> None:
     if os.geteuid() != 0:
         (modes / "nobody").chmod(0o400)
         (modes / "open" / "nobody").chmod(0o400)
     there, back, plain, plain_back = (tmp_path / name for name in ("there", "back", "plain", "plain_back"))
     expected = {name: (mode & 0o777, when) for name, (mode, when) in shape(modes).items()}
-    copier.copy(modes, copier.remote(there), recursive=True, preserve=True)
+    real.copy(modes, real.remote(there), recursive=True, preserve=True)
     assert shape(there) == expected
-    copier.copy(copier.remote(there), back, recursive=True, preserve=True)
+    real.copy(real.remote(there), back, recursive=True, preserve=True)
     assert shape(back) == expected
     assert int((back / "plain").stat().st_atime) >= LONG_AGO + 1
 
     before = int(time.time()) - 5
-    copier.copy(modes, copier.remote(plain), recursive=True)
-    copier.copy(copier.remote(modes), plain_back, recursive=True)
+    real.copy(modes, real.remote(plain), recursive=True)
+    real.copy(real.remote(modes), plain_back, recursive=True)
     mask = os.umask(0)
     os.umask(mask)
     for target in (plain, plain_back):
@@ -250,7 +250,7 @@ def test_what_is_there_keeps_its_permissions_and_its_owner(
 # --- what is at the target ------------------------------------------------------------------------------------------
 
 
-def test_what_is_at_the_target(copier: Copier, tmp_path: Path) -> None:
+def test_what_is_at_the_target(real: Copier, tmp_path: Path) -> None:
     here = tmp_path / "here"
     (here / "merged").mkdir(parents=True)
     contents = {
@@ -266,7 +266,7 @@ def test_what_is_at_the_target(copier: Copier, tmp_path: Path) -> None:
     for name, content in contents.items():
         (here / name).write_bytes(content)
     failed = {"folder", "large folder", "fifo", "large fifo"}
-    for target, source, destination in up_and_down(copier, here, tmp_path):
+    for target, source, destination in up_and_down(real, here, tmp_path):
         elsewhere = tmp_path / f"else {target.name}"
         for folder in (target, elsewhere / "merged", target / "folder", target / "large folder"):
             folder.mkdir(parents=True)
@@ -277,7 +277,7 @@ def test_what_is_at_the_target(copier: Copier, tmp_path: Path) -> None:
         (target / "merged").symlink_to(elsewhere / "merged")
         os.mkfifo(target / "fifo")
         os.mkfifo(target / "large fifo")
-        failures = copier.failures(source, destination, recursive=True)
+        failures = real.failures(source, destination, recursive=True)
         assert failures.keys() == failed
         assert "there is a folder of that name" in failures["folder"]
         assert "no regular file, and is left alone" in failures["fifo"]

@@ -104,7 +104,7 @@ def round_trip(copier: Copier, folder: Folder, sessions: int | None) -> None:
 
 
 ONCE = settings(
-    max_examples=6,
+    max_examples=4,
     deadline=None,
     derandomize=True,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow, HealthCheck.data_too_large],

@@ -340,7 +340,8 @@ def test_a_node_without_a_shell(without_shell: Copier, tmp_path: Path, in_the_mi
     assert parts(tmp_path) == []
 
 
-EVIL = (b"..", b".", b"../escaped", b"/tmp/ssm-escaped", b"inner/../../escaped", b"", b"nul\0byte", b"good")
+ESCAPED = os.fsencode(f"{tempfile.gettempdir()}/ssm-escaped-{os.getpid()}")
+EVIL = (b"..", b".", b"../escaped", ESCAPED, b"inner/../../escaped", b"", b"nul\0byte", b"good")
 
 
 class _LyingServer(asyncssh.SFTPServer):
@@ -422,4 +423,4 @@ def test_names_that_would_lead_out_of_the_destination(liar: Copier, tmp_path: Pa
     again.mkdir(parents=True)
     liar.copy(liar.remote("/x/*oo*"), again)
     assert {path.decode() for path in tree(tmp_path / "b")} == {"again", "again/good"}
-    assert not Path("/tmp/ssm-escaped").exists()
+    assert not os.path.exists(ESCAPED)

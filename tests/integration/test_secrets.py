@@ -107,7 +107,7 @@ def test_no_secret_of_a_copy_is_shown_at_any_level(
     emulator = start_emulator(credentials=CREDENTIALS, require_signed_open=True)
     copier = Copier(user=new_user(emulator, REAL), emulator=emulator)
     source = tmp_path / "source"
-    source.write_text(PASSWORD * 100_000)
+    source.write_text(PASSWORD * 10_000)
     status, output, errors = copier.run("-vvv", "--json", source, copier.remote(tmp_path / "target"))
     assert status == 0
     log = tmp_path / "log"
