@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 __all__ = ["CopyIncomplete", "CopyResult", "Progress", "copy"]
 
+_INPUT, _OUTPUT = 0, 1
 Path = str | os.PathLike[str]
 
 logger = logging.getLogger("ssm_proxy.copy")
@@ -50,8 +51,6 @@ class Access(NamedTuple):
     config_file: Path | None = None
     prompter: Prompter | None = None
     timeout: float = 60.0
-    streams: tuple[int, int] = (0, 1)
-    """Descriptors of standard input and output, for ``-``."""
 
 
 def copy(
@@ -145,19 +144,21 @@ def copy_with(
     options: CopyOptions,
     access: Access,
     progress: ProgressCallback | None,
+    *,
+    streams: tuple[int, int] = (_INPUT, _OUTPUT),
 ) -> CopyResult:
-    """Copy; arguments and errors as for ``copy``."""
+    """Copy; arguments and errors as for ``copy``. What ``-`` stands for are two descriptors."""
     froms = [parse_location(source) for source in sources]
     to = parse_location(destination)
     _check(froms, to, options)
     if to.host is not None:
         with _engine(to, options, access, progress) as engine:
             if froms[0].is_stream:
-                return engine.upload_stream(access.streams[0], to.path)
+                return engine.upload_stream(streams[0], to.path)
             return engine.upload([each.path for each in froms], to.path)
     if to.is_stream:
         with _engine(froms[0], options, access, progress) as engine:
-            return engine.download_stream(froms[0].path, access.streams[1])
+            return engine.download_stream(froms[0].path, streams[1])
     results: list[CopyResult] = []
     failure: CopyIncomplete | None = None
     for _, group in groupby(froms, key=lambda each: (each.host, each.user)):

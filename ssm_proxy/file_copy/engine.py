@@ -182,10 +182,7 @@ class Engine:
         try:
             self._end = plan(self._node, Tell(file=found, failure=self._left_out))
         except SftpStatus as error:
-            self._planning_error = CopyError(
-                "what is on the node cannot be looked at", cause=explain(error, "a path or a folder")
-            )
-            self._planning_error.__cause__ = error
+            self._planning_error = CopyError("the node refused", cause=explain(error, "its files cannot be looked at"))
         except Exception as error:  # noqa: BLE001 - the boundary of a thread: ``_copy`` raises it again
             self._planning_error = error
         self._is_planned = True
@@ -249,5 +246,5 @@ def _incomplete(result: CopyResult) -> CopyIncomplete:
         what,
         result=result,
         cause=first.error if count == 1 else f"the first of them, {first.source}: {first.error}",
-        hint=f"{done} other{'s are' if done > 1 else ' is'} in place" if done else None,
+        hint=f"{done} other file{' is' if done == 1 else 's are'} in place" if done else None,
     )

@@ -50,9 +50,9 @@ class Copier:
     def copy_stream(self, source: str, destination: str, streams: tuple[int, int]) -> CopyResult:
         """Copy in this process with other descriptors as standard input and output."""
         options = {"endpoint-url": self.emulator.endpoint_url}
-        access = Access(session=self.session, options=options, config_file=self.user.config, streams=streams)
+        access = Access(session=self.session, options=options, config_file=self.user.config)
         with no_thread_left():
-            return copy_with([source], destination, CopyOptions(), access, None)
+            return copy_with([source], destination, CopyOptions(), access, None, streams=streams)
 
     @cached_property
     def session(self) -> boto3.Session:

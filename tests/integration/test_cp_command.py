@@ -60,7 +60,7 @@ def test_lines_for_a_person_and_for_a_program(real: Copier, here: Path, tmp_path
     assert lines[-3:] == [
         f"ssm-proxy: error: {here}/nothing was not copied",
         f"ssm-proxy: cause: {why}",
-        "ssm-proxy: hint: 3 others are in place",
+        "ssm-proxy: hint: 3 other files are in place",
     ]
     assert len(lines) == 8
 

@@ -109,12 +109,13 @@ def run(arguments: argparse.Namespace) -> int:
         from ssm_proxy.api.copying import copy_with
         from ssm_proxy.cli.copy_display import make_display
 
-        options, access = _options(arguments), _access(arguments)._replace(streams=streams)
+        options, access = _options(arguments), _access(arguments)
         quiet, as_json = arguments.quiet, arguments.json
         try:
             with make_display(around.stderr, as_json=as_json, is_quiet=quiet, output=streams[1]) as display:
+                sources, destination, show = arguments.sources, arguments.destination, display.show
                 try:
-                    result = copy_with(arguments.sources, arguments.destination, options, access, display.show)
+                    result = copy_with(sources, destination, options, access, show, streams=streams)
                 except SsmProxyError as error:
                     display.failed(error)
                     raise
