@@ -227,7 +227,14 @@ def test_what_is_there_keeps_its_permissions_and_its_owner(
         (there / "set-uid").chmod(0o4755)
     sources = sorted(here.iterdir())
     modes: set[int] = set()
-    in_the_middle(lambda _: modes.update(stat.S_IMODE(part.stat().st_mode) for part in parts(there)))
+
+    def note(_: Path) -> None:
+        for part in parts(there):
+            with contextlib.suppress(FileNotFoundError):  # a small one that has been put in place
+                status = part.stat()
+                modes.update([stat.S_IMODE(status.st_mode)] if status.st_size > MIB else [])
+
+    in_the_middle(note)
 
     def check() -> None:
         assert modes == {0o600}, "what was nobody else's to read never is"
