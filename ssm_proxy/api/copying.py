@@ -119,19 +119,21 @@ def copy_with(
     options: CopyOptions,
     access: Access,
     progress: ProgressCallback | None,
+    *,
+    streams: tuple[int, int] = (_INPUT, _OUTPUT),
 ) -> CopyResult:
-    """Copy; arguments and errors as for ``copy``."""
+    """Copy; arguments and errors as for ``copy``. What ``-`` stands for are two descriptors."""
     froms = [parse_location(source) for source in sources]
     to = parse_location(destination)
     _check(froms, to, options)
     if to.host is not None:
         with _engine(to, options, access, progress) as engine:
             if froms[0].is_stream:
-                return engine.upload_stream(_INPUT, to.path)
+                return engine.upload_stream(streams[0], to.path)
             return engine.upload([each.path for each in froms], to.path)
     if to.is_stream:
         with _engine(froms[0], options, access, progress) as engine:
-            return engine.download_stream(froms[0].path, _OUTPUT)
+            return engine.download_stream(froms[0].path, streams[1])
     results: list[CopyResult] = []
     failure: CopyIncomplete | None = None
     for _, group in groupby(froms, key=lambda each: (each.host, each.user)):

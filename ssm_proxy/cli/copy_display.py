@@ -8,12 +8,15 @@ import os
 import select
 import sys
 from collections.abc import Iterator
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ssm_proxy.cli import messages
 from ssm_proxy.file_copy.values import CopyResult, FileOutcome, FileState, Progress
 
 if TYPE_CHECKING:
+    from tqdm import tqdm
+
     from ssm_proxy.errors import SsmProxyError
 
 LONGEST_NAME = 24
@@ -35,10 +38,17 @@ class Display(Protocol):
 
 
 @contextlib.contextmanager
-def make_display(stderr: messages.StderrWriter, *, as_json: bool, is_quiet: bool) -> Iterator[Display]:
-    """Give the display that fits: where standard error is a terminal, a bar."""
+def make_display(stderr: messages.StderrWriter, *, as_json: bool, is_quiet: bool, output: int = 1) -> Iterator[Display]:
+    """Give the display that fits: where standard error is a terminal, a bar.
+
+    Args:
+        stderr: where lines go.
+        as_json: lines of JSON instead, to ``output``.
+        is_quiet: no bar.
+        output: the descriptor of standard output.
+    """
     if as_json:
-        yield JsonDisplay()
+        yield JsonDisplay(output)
         return
     if is_quiet or not sys.stderr.isatty():
         yield LineDisplay(stderr)
@@ -52,6 +62,9 @@ def make_display(stderr: messages.StderrWriter, *, as_json: bool, is_quiet: bool
 
 class JsonDisplay:
     """A line of JSON on standard output for each file and notice, and one at the end."""
+
+    def __init__(self, output: int = 1) -> None:
+        self._output = output
 
     def show(self, progress: Progress) -> None:
         if progress.outcome is not None:
@@ -71,15 +84,14 @@ class JsonDisplay:
             self._write(_result_values(result))
         self._write({"type": "error", "message": error.message, "cause": error.cause, "hint": error.hint})
 
-    @staticmethod
-    def _write(values: dict[str, Any]) -> None:
+    def _write(self, values: dict[str, Any]) -> None:
         line = f"{json.dumps(values)}\n".encode()
         with contextlib.suppress(OSError):  # who started us does not read it any more
             while line:
                 try:
-                    line = line[os.write(1, line) :]
+                    line = line[os.write(self._output, line) :]
                 except BlockingIOError:  # somebody made it so
-                    select.select([], [1], [], 1.0)
+                    select.select([], [self._output], [], 1.0)
 
 
 class LineDisplay:
@@ -109,10 +121,12 @@ class LineDisplay:
 class BarDisplay:
     """One line that changes: how much, how fast, how long, over how many sessions. Failures and notices go above it."""
 
-    def __init__(self) -> None:
+    @cached_property
+    def _bar(self) -> tqdm[Any]:
+        """Drawn when there is something to show: until then a person may be asked for a passphrase on that line."""
         from tqdm import tqdm
 
-        self._bar: tqdm[Any] = tqdm(
+        return tqdm(
             total=None,
             unit="B",
             unit_scale=True,
@@ -145,9 +159,11 @@ class BarDisplay:
         bar.update(0)
 
     def done(self, result: CopyResult) -> None:
+        self.close()
         self._above(summary(result))
 
     def failed(self, error: SsmProxyError) -> None:
+        self.close()
         result = getattr(error, "result", None)
         if isinstance(result, CopyResult):
             self._above(summary(result))
@@ -156,10 +172,14 @@ class BarDisplay:
         self._above(f"ssm-proxy: {messages.printable(text)}")
 
     def close(self) -> None:
-        self._bar.close()
+        if "_bar" in vars(self):
+            self._bar.close()
 
     def _above(self, line: str) -> None:
-        self._bar.write(line, file=sys.stderr)
+        if "_bar" in vars(self):
+            self._bar.write(line, file=sys.stderr)
+        else:
+            print(line, file=sys.stderr)
 
 
 def file_line(outcome: FileOutcome) -> str:

@@ -104,6 +104,8 @@ class FileCopy(SplitCopy, Protocol):
 
     async def put_settled(self, link: LinkFace) -> None: ...
 
+    async def keep_attributes(self, link: LinkFace) -> None: ...
+
     def there_already(self) -> FileOutcome: ...
 
 
@@ -135,6 +137,7 @@ class Context:
         self.parts: set[bytes] = set()
         """Unfinished large files, by the path of what there is of them."""
         self._told_no_shell = False
+        self._useless: list[SplitCopy] = []
 
     def wants_checksum(self, *, is_split: bool) -> bool:
         if self.options.checksum is None:
@@ -201,6 +204,17 @@ class Context:
     def keep_part(self, path: bytes) -> None:
         with self._lock:
             self.parts.add(path)
+
+    def begin_useless(self, job: SplitCopy) -> None:
+        """Take note of a copy of which nothing is of use unless it comes to its end."""
+        with self._lock:
+            self._useless.append(job)
+
+    def take_useless(self) -> list[SplitCopy]:
+        """Give those that have not come to their end, for somebody to remove what there is of them."""
+        with self._lock:
+            taken, self._useless = self._useless, []
+            return [job for job in taken if not job.is_over]
 
     def drop_part(self, path: bytes | None) -> None:
         with self._lock:

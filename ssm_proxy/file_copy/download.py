@@ -15,7 +15,7 @@ from ssm_proxy.file_copy.local_file import LocalTarget, SharedFile, find_local_p
 from ssm_proxy.file_copy.names import part_path, shown
 from ssm_proxy.file_copy.node_files import read_range
 from ssm_proxy.file_copy.ranges import RangeList
-from ssm_proxy.file_copy.upload import PERMISSIONS
+from ssm_proxy.file_copy.upload import GROWTH_LIMIT, PERMISSIONS
 from ssm_proxy.file_copy.values import SPLIT_BYTES, FileError, FileOutcome, FileState, SourceFile
 from ssm_proxy.sftp import packets
 from ssm_proxy.sftp.connection import SftpConnection
@@ -23,8 +23,6 @@ from ssm_proxy.sftp.packets import Attributes
 
 _CAREFUL = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
 _NEW_PART = os.O_RDWR | os.O_CREAT | os.O_EXCL | _CAREFUL
-_GROWTH_LIMIT = 64 * SPLIT_BYTES
-"""A small file that has grown by so much while it was read is given up."""
 
 
 def _open_part(part: bytes) -> int:
@@ -144,11 +142,14 @@ class Download:
             pieces.append(data)
             position += len(data)
             if len(data) < wanted:
-                raise FileError("it became shorter while it was read; nothing was put in its place")
+                is_all = (await sftp.fstat(handle)).size == first and not await sftp.read(handle, position, 1)
+                if not is_all:
+                    raise FileError("it became shorter while it was read; nothing was put in its place")
+                break  # files of /sys say 4096, whatever is in them
         while data := await more:
             pieces.append(data)
             position += len(data)
-            if position > first + _GROWTH_LIMIT:
+            if position > GROWTH_LIMIT:
                 raise FileError("it grows while it is read")
             more = sftp.read(handle, position, sftp.read_bytes)
         return b"".join(pieces)
@@ -162,7 +163,14 @@ class Download:
         assert self._target is not None
         self.remove_part()
         self._part = part_path(self._target.path)
-        self._output = SharedFile(os.open(self._part, _NEW_PART, self.file.permissions & PERMISSIONS))
+        permissions = self.file.permissions & PERMISSIONS
+        if self._target.existing is not None and not self._context.options.preserve:
+            # Nobody may read the part who may not read the file that it becomes.
+            permissions = self._target.existing.st_mode & PERMISSIONS
+        try:
+            self._output = SharedFile(os.open(self._part, _NEW_PART, permissions))
+        except PermissionError as error:
+            raise FileError("nothing can be put into its folder here: permission denied") from error
         return self._output
 
     async def is_there_already(self, link: LinkFace) -> bool:
@@ -315,6 +323,7 @@ class Download:
             FileError, OSError, SftpStatus: it cannot be copied.
         """
         if self._is_there:
+            await self.keep_attributes(link)
             return
         found = await link.sftp.stat(self.file.source)
         if (found.size or 0) < self._size:
@@ -377,11 +386,14 @@ class Download:
         assert self._part is not None
         assert self._target is not None
         existing = self._target.existing
+        if existing is not None:
+            with contextlib.suppress(OSError):  # it takes root, or nothing is changed by it
+                os.chown(self._part, existing.st_uid, existing.st_gid)
         if self._context.options.preserve:
             os.chmod(self._part, self.file.permissions & PERMISSIONS)
             os.utime(self._part, self._times)
         elif existing is not None:
-            os.chmod(self._part, stat.S_IMODE(existing.st_mode))
+            os.chmod(self._part, existing.st_mode & PERMISSIONS)
 
     def _put_in_place(self) -> None:
         assert self._part is not None
@@ -417,6 +429,12 @@ class Download:
             size=self._size,
             verified=self._is_verified,
         )
+
+    async def keep_attributes(self, link: LinkFace) -> None:
+        """Give what is there already the source's permissions and times, if they are to be kept."""
+        if self._context.options.preserve:
+            os.chmod(self.file.target, self.file.permissions & PERMISSIONS)
+            os.utime(self.file.target, self._times)
 
     def there_already(self) -> FileOutcome:
         """Give the outcome of a file that was compared and needs no copy."""

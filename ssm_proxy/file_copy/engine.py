@@ -142,9 +142,9 @@ class Engine:
             raise
         except BaseException:
             self._stop(planner)
-            if self._context.parts:
-                self._context.notice(f"interrupted; {_resume_hint(self._context.parts)}")
-                self._tell()
+            self._tell()
+            self._context.notice(f"interrupted; {self._what_is_left()}")
+            self._tell()
             raise
         self._tell()
         self._node.close()
@@ -161,6 +161,14 @@ class Engine:
         if self._failures:
             raise _incomplete(result)
         return result
+
+    def _what_is_left(self) -> str:
+        """Say what an interrupted copy leaves."""
+        if self._context.parts:
+            return _resume_hint(self._context.parts)
+        if self._files + self._unchanged:
+            return "the same command with --resume leaves out what is in place"
+        return "no file was completed"
 
     def _stop(self, planner: threading.Thread) -> None:
         self._board.cancel()

@@ -224,11 +224,16 @@ class Link:
                 is_equal = digest is not None and job.local_digest() == digest
             except OSError:
                 is_equal = False
-            if is_equal:
+            if not is_equal:
+                rest.append(job)
+                continue
+            try:
+                await job.keep_attributes(self)
+            except (SftpStatus, OSError) as error:
+                await self._fail(job, error)
+            else:
                 self._context.tell(job.there_already())
                 self._forget(job)
-            else:
-                rest.append(job)
         self._board.to_whole(rest)
 
     async def _settle(self, work: Work) -> None:
@@ -285,9 +290,10 @@ class Link:
                 self._failure.__cause__ = error
 
     def _clean_up(self, channel: paramiko.Channel) -> None:
-        """After Ctrl-C: leave no small parts behind."""
+        """After Ctrl-C: leave no parts behind that nothing can go on from."""
         written = [job for work in self._under_way if work.kind in (Kind.WHOLE, Kind.SETTLE) for job in work.jobs]
-        jobs = [_file_of(job) for job in [*written, *self._board.take_unsettled()]]
+        jobs = [cast("SplitCopy", job) for job in [*written, *self._board.take_unsettled()]]
+        jobs += self._context.take_useless()
         self.sftp.close()
         ends: list[BaseException | None] = []
         for job in jobs:

@@ -11,6 +11,8 @@ from typing import NamedTuple
 from ssm_proxy.file_copy.names import is_part_of
 from ssm_proxy.file_copy.values import FileError
 
+_STEP_BYTES = 64 * 1024
+
 
 class SharedFile:
     """An open file; used at given offsets, from several threads.
@@ -42,6 +44,19 @@ class SharedFile:
                     break
                 data += more
             return data
+
+    def read_all(self, limit: int) -> bytes:
+        """Read the whole file, however large it says it is.
+
+        Raises:
+            FileError: it is closed, or larger than ``limit``.
+        """
+        data = self.read_at(0, self.stat().st_size)
+        while more := self.read_at(len(data), _STEP_BYTES):
+            data += more
+            if len(data) > limit:
+                raise FileError("it grows while it is read")
+        return data
 
     def write_at(self, offset: int, data: bytes) -> None:
         """Write all of it.

@@ -83,7 +83,10 @@ class Node:
             except SftpStatus:
                 expanded = None
             if expanded is None:
-                raise CopyError(f"the node does not tell what {shown(name)} is", hint="write the whole path")
+                raise CopyError(
+                    f"the node does not tell what {shown(name)} is",
+                    hint="write the whole path; for a file whose name begins so, ./~NAME",
+                )
             path = expanded + path[len(name) :]
         if path.startswith(b"/"):
             return path

@@ -50,7 +50,7 @@ async def look_at_target(sftp: SftpConnection, target: bytes) -> tuple[bytes, Ex
     except SftpStatus as error:
         if error.code == packets.PERMISSION_DENIED:
             raise FileError("the file on the node is read-only") from error
-        raise
+        # Otherwise it may be a program that runs: nobody writes to that, but it may be replaced.
     return target, Existing(target, found)
 
 
@@ -68,6 +68,22 @@ async def find_part(sftp: SftpConnection, target: bytes) -> bytes | None:
                     largest = size, name
     await sftp.close_handle(handle)
     return None if largest is None else folder.rstrip(b"/") + b"/" + largest[1]
+
+
+async def make_part(sftp: SftpConnection, part: bytes, permissions: int) -> bytes:
+    """Make an empty file, or empty what there is of it; give a handle to write to it.
+
+    Raises:
+        FileError: nobody may make a file in that folder.
+        SftpStatus: as the server says.
+    """
+    flags = packets.OPEN_WRITE | packets.OPEN_CREATE | packets.OPEN_TRUNCATE
+    try:
+        return await sftp.open(part, flags, Attributes(permissions=permissions))
+    except SftpStatus as error:
+        if error.code == packets.PERMISSION_DENIED:
+            raise FileError("nothing can be put into its folder on the node: permission denied") from error
+        raise
 
 
 async def put_in_place(sftp: SftpConnection, part: bytes, target: bytes) -> None:
@@ -101,6 +117,9 @@ async def why_not_written(sftp: SftpConnection, error: SftpStatus, path: bytes) 
         free = await sftp.free_bytes(path.rpartition(b"/")[0] or b"/")
         if free is not None and free < 64 * 1024:
             return FileError("the node's disk is full")
+        # It may have been full a moment ago: what else could not be written has been removed meanwhile.
+        now = "" if free is None else f"; {free} bytes are free now"
+        return FileError(f"the node could not write it: its disk was full, or a quota is used up{now}")
     return error
 
 

@@ -17,14 +17,13 @@ from ssm_proxy.errors import CopyError
 from ssm_proxy.file_copy.context import explain
 from ssm_proxy.file_copy.names import is_safe, join, last_name, shown
 from ssm_proxy.file_copy.node import AT_ONCE, Node
-from ssm_proxy.file_copy.plan_upload import Tell
+from ssm_proxy.file_copy.plan_upload import ENTERABLE, Tell
 from ssm_proxy.file_copy.upload import PERMISSIONS
 from ssm_proxy.file_copy.values import CopyOptions, SourceFile
 from ssm_proxy.sftp.connection import SftpConnection, SftpStatus
 from ssm_proxy.sftp.packets import Attributes
 
 _MAGIC = frozenset(b"*?[")
-_ENTERABLE = 0o700
 _TELLS_NOTHING = 0o644
 
 
@@ -94,7 +93,10 @@ def plan_download(
 
 
 def expand(node: Node, pattern: bytes) -> list[tuple[bytes, Attributes]]:
-    """Give what a path or pattern stands for, with links followed: a path that is there is no pattern."""
+    """Give what a path or pattern stands for, with links followed: what is there under a name is no pattern.
+
+    So for each folder on the way, the user's home among them.
+    """
     path = node.absolute(pattern)
     try:
         there = node.stat(path)
@@ -115,8 +117,9 @@ def expand(node: Node, pattern: bytes) -> list[tuple[bytes, Attributes]]:
             for folder, entries in zip(some, node.list_all(some), strict=True):
                 if isinstance(entries, SftpStatus):  # not there, or no folder: so nothing in it matches
                     continue
-                names = [name for name, _ in entries if is_safe(name) and _matches(name, part)]
-                matches += [join(folder, name) for name in sorted(names)]
+                names = {name for name, _ in entries if is_safe(name)}
+                chosen = [part] if part in names else sorted(name for name in names if _matches(name, part))
+                matches += [join(folder, name) for name in chosen]
         folders = matches
     found = []
     for path, attributes in zip(folders, _behind(node, folders), strict=True):
@@ -174,7 +177,7 @@ def _walk(node: Node, roots: list[_Folder], tell: Tell, end: LocalFolderEnd) -> 
                     tell.failure(folder.source, folder.target, explain(error, "the folder cannot be made"))
             listed = node.list_all([folder.source for folder, _ in some])
             for (folder, is_new), entries in zip(some, listed, strict=True):
-                end.made(folder.target, folder.attributes)
+                end.made(folder.target, folder.attributes, is_new=is_new)
                 if isinstance(entries, SftpStatus):
                     tell.failure(folder.source, folder.target, explain(entries, "it cannot be read"))
                 else:
@@ -186,7 +189,7 @@ def _make(target: bytes, attributes: Attributes) -> bool:
     """Make a folder unless it is there; give whether it is new."""
     permissions = 0o755 if attributes.permissions is None else attributes.permissions & PERMISSIONS
     try:
-        os.mkdir(target, permissions | _ENTERABLE)
+        os.mkdir(target, permissions | ENTERABLE)
     except FileExistsError:
         if os.path.isdir(target):
             return False
@@ -254,10 +257,13 @@ class LocalFolderEnd:
         self._preserve = options.preserve
         self._folders: list[tuple[bytes, Attributes]] = []
 
-    def made(self, target: bytes, attributes: Attributes) -> None:
+    def made(self, target: bytes, attributes: Attributes, *, is_new: bool) -> None:
         """Take note of a folder."""
+        permissions = attributes.permissions
         if self._preserve:
             self._folders.append((target, attributes))
+        elif is_new and permissions is not None and permissions & ENTERABLE != ENTERABLE:
+            self._folders.append((target, Attributes(permissions=permissions)))
 
     def finish(self, failure: Callable[[bytes, bytes, str], None]) -> None:
         """Set them, the deepest first."""
@@ -267,6 +273,8 @@ class LocalFolderEnd:
                 if attributes.times is not None:
                     os.utime(target, attributes.times)
                 if attributes.permissions is not None:
-                    os.chmod(target, attributes.permissions & PERMISSIONS)
+                    # Without -p, what the umask left of them.
+                    made = PERMISSIONS if self._preserve else os.stat(target).st_mode
+                    os.chmod(target, attributes.permissions & PERMISSIONS & made)
             except OSError as error:
                 failure(target, target, explain(error, "permissions and times of the folder cannot be set"))

@@ -18,7 +18,8 @@ from ssm_proxy.sftp import packets
 from ssm_proxy.sftp.connection import SftpConnection, SftpStatus
 from ssm_proxy.sftp.packets import Attributes
 
-_ENTERABLE = 0o700
+ENTERABLE = 0o700
+"""What a folder needs while files are put into it."""
 
 
 class Tell(NamedTuple):
@@ -122,7 +123,7 @@ def _walk(node: Node, roots: list[_Folder], tell: Tell, end: FolderEnd) -> None:
         below: list[_Folder] = []
         for start in range(0, len(level), AT_ONCE):
             for folder, is_new in _make(node, level[start : start + AT_ONCE], tell):
-                end.made(folder.target, folder.status)
+                end.made(folder.target, folder.status, is_new=is_new)
                 below += _enter(folder, tell, is_new=is_new)
         level = below
 
@@ -141,7 +142,7 @@ def _make(node: Node, folders: list[_Folder], tell: Tell) -> list[tuple[_Folder,
 
 
 async def _make_one(sftp: SftpConnection, folder: _Folder) -> bool:
-    permissions = stat.S_IMODE(folder.status.st_mode) & PERMISSIONS | _ENTERABLE
+    permissions = stat.S_IMODE(folder.status.st_mode) & PERMISSIONS | ENTERABLE
     try:
         await sftp.make_folder(folder.target, Attributes(permissions=permissions))
     except SftpStatus as error:
@@ -191,12 +192,14 @@ class FolderEnd:
         self._preserve = options.preserve
         self._folders: list[tuple[bytes, Attributes]] = []
 
-    def made(self, target: bytes, status: os.stat_result) -> None:
+    def made(self, target: bytes, status: os.stat_result, *, is_new: bool) -> None:
         """Take note of a folder."""
+        permissions = stat.S_IMODE(status.st_mode) & PERMISSIONS
         if self._preserve:
             times = (whole_seconds(status.st_atime), whole_seconds(status.st_mtime))
-            permissions = stat.S_IMODE(status.st_mode) & PERMISSIONS
             self._folders.append((target, Attributes(permissions=permissions, times=times)))
+        elif is_new and permissions & ENTERABLE != ENTERABLE:
+            self._folders.append((target, Attributes(permissions=permissions)))
 
     def finish(self, failure: Callable[[bytes, bytes, str], None]) -> None:
         """Set them, the deepest first."""
@@ -209,4 +212,7 @@ class FolderEnd:
 
 
 async def _set(sftp: SftpConnection, target: bytes, attributes: Attributes) -> None:
+    if attributes.times is None and attributes.permissions is not None:  # what the node's umask left of them
+        made = (await sftp.stat(target)).permissions
+        attributes = Attributes(permissions=attributes.permissions & (PERMISSIONS if made is None else made))
     await sftp.setstat(target, attributes)

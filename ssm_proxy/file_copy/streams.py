@@ -23,6 +23,7 @@ from ssm_proxy.file_copy.node_files import (
     Existing,
     is_in_place,
     look_at_target,
+    make_part,
     put_in_place,
     read_range,
     why_not_written,
@@ -160,9 +161,9 @@ class FromInput:
         self._target, self._existing = await look_at_target(link.sftp, self._target)
         if self._part is None:
             self._part = part_path(self._target)
-        flags = packets.OPEN_WRITE | packets.OPEN_CREATE | packets.OPEN_TRUNCATE
-        await link.sftp.close_handle(await link.sftp.open(self._part, flags, Attributes(permissions=NEW_FILE)))
+        await link.sftp.close_handle(await make_part(link.sftp, self._part, NEW_FILE))
         if self._reader is None:
+            self._stream.context.begin_useless(self)
             self._reader = threading.Thread(target=self._read, name="ssm-proxy copy input", daemon=True)
             self._reader.start()
 

@@ -19,6 +19,7 @@ from ssm_proxy.file_copy.node_files import (
     find_part,
     is_in_place,
     look_at_target,
+    make_part,
     put_in_place,
     read_range,
     why_not_written,
@@ -33,6 +34,9 @@ PERMISSIONS = 0o777
 """What is copied: not set-uid, set-gid and sticky bits, which mean something else for another owner."""
 _WORKABLE = 0o600
 """What a part needs while several links write to it."""
+
+GROWTH_LIMIT = 64 * SPLIT_BYTES
+"""A small file that has grown to this since it was found is given up."""
 
 
 class _Phase(Enum):
@@ -106,25 +110,27 @@ class Upload:
             FileError, OSError, SftpStatus: it cannot be copied.
         """
         sftp = link.sftp
-        before, data = self._read_whole()
+        data = self._read_whole()
         if not self.file.is_new:
             self._target, self._existing = await look_at_target(sftp, self.file.target)
-        if self._part is None:
-            self._part = part_path(self._target)
-        part = self._part
-        flags = packets.OPEN_WRITE | packets.OPEN_CREATE | packets.OPEN_TRUNCATE
-        handle = await sftp.open(part, flags, Attributes(permissions=self._first_permissions()))
+        if self._part is not None:  # of a link that was lost; it may be read-only
+            await self.abandon(link)
+        part = self._part = part_path(self._target)
+        handle = await make_part(sftp, part, self._first_permissions())
+        owned = sftp.fsetstat(handle, Attributes(owner=self._existing.attributes.owner)) if self._existing else None
         try:
             size = sftp.write_bytes
             writes = [sftp.write(handle, start, data[start : start + size]) for start in range(0, len(data), size)]
             if (changes := self._last_attributes(None)) is not None:
                 writes.append(sftp.fsetstat(handle, changes))
             writes.append(sftp.close_handle(handle))
+            if owned is not None:
+                with contextlib.suppress(SftpStatus):  # it takes root, or nothing is changed by it
+                    await owned
             for each in writes:
                 await each
         except SftpStatus as error:
             raise await why_not_written(sftp, error, part) from error
-        self._check_unchanged(before)
         self._context.moved(len(data))
         if self._context.wants_checksum(is_split=False):
             self._digest = hashlib.sha256(data).digest()
@@ -132,32 +138,21 @@ class Upload:
         await put_in_place(sftp, part, self._target)
         return False
 
-    def _read_whole(self) -> tuple[os.stat_result, bytes]:
-        fd = os.open(self.file.source, os.O_RDONLY)
-        try:
-            before = os.fstat(fd)
-            pieces = []
-            left = 2 * SPLIT_BYTES
-            while left > 0 and (data := os.read(fd, left)):
-                pieces.append(data)
-                left -= len(data)
-        finally:
-            os.close(fd)
-        data = b"".join(pieces)
-        if left <= 0:
-            raise FileError("it grows while it is read")
-        self._grew(len(data))
-        return before, data
+    def _read_whole(self) -> bytes:
+        """Read the file as it is at one moment."""
+        with contextlib.closing(_open_source(self.file.source)) as source:
+            for _ in range(1 + MOST_REPAIRS):
+                before = source.stat()
+                data = source.read_all(GROWTH_LIMIT)
+                if not _has_changed(before, source.stat()):
+                    self._grew(len(data))
+                    return data
+        raise FileError("it changes all the time; nothing was put in its place")
 
     def _grew(self, size: int) -> None:
         if size != self._size:
             self._context.counted_more(size - self._size)
             self._size = size
-
-    def _check_unchanged(self, before: os.stat_result) -> None:
-        after = os.stat(self.file.source)
-        if (after.st_size, after.st_mtime_ns, after.st_ino) != (before.st_size, before.st_mtime_ns, before.st_ino):
-            raise FileError("it changed while it was read; nothing was put in its place")
 
     async def is_there_already(self, link: LinkFace) -> bool:
         """Whether the target has the size of the source, so that it is worth comparing."""
@@ -203,7 +198,9 @@ class Upload:
             FileError, OSError, SftpStatus: it cannot be copied.
         """
         sftp = link.sftp
-        source = self._open_source()
+        source = self._source = self._source or _open_source(self.file.source)
+        self._before = source.stat()
+        self._grew(self._before.st_size)
         size = self._size
         self._target, self._existing = await look_at_target(sftp, self.file.target)
         if self._context.options.resume and await self._resume(link, source, size):
@@ -215,9 +212,7 @@ class Upload:
             raise FileError(f"the node's disk has room for {free} bytes, and {needed} are needed")
         if self._part is None:
             self._part = part_path(self._target)
-        flags = packets.OPEN_WRITE | packets.OPEN_CREATE | packets.OPEN_TRUNCATE
-        permissions = self._first_permissions() | _WORKABLE
-        handle = await sftp.open(self._part, flags, Attributes(permissions=permissions))
+        handle = await make_part(sftp, self._part, self._first_permissions() | _WORKABLE)
         self._context.keep_part(self._part)
         changed = sftp.fsetstat(handle, Attributes(size=size))  # holes of the source stay holes
         closed = sftp.close_handle(handle)
@@ -225,13 +220,6 @@ class Upload:
         await closed
         self._context.found(size - needed)
         self._set(data)
-
-    def _open_source(self) -> SharedFile:
-        if self._source is None:
-            self._source = SharedFile(os.open(self.file.source, os.O_RDONLY))
-        self._before = self._source.stat()
-        self._grew(self._before.st_size)
-        return self._source
 
     async def _resume(self, link: LinkFace, source: SharedFile, size: int) -> bool:
         """Go on with what is there; give whether anything is."""
@@ -334,6 +322,7 @@ class Upload:
             FileError, OSError, SftpStatus: it cannot be copied.
         """
         if self._is_there:
+            await self.keep_attributes(link)
             return
         assert self._part is not None
         sftp = link.sftp
@@ -341,11 +330,10 @@ class Upload:
             return
         if not self._is_verified:
             before, after = self._source_now()
-            has_changed = (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns)
+            has_changed = _has_changed(before, after)
             if has_changed and not self._is_calm:
-                self._is_calm = (
-                    True  # what a slow link has read before the change is written before the next round ends
-                )
+                # What a slow link has read before the change is written before the next round ends.
+                self._is_calm = True
                 self._set([])
                 raise AgainNeeded
             if has_changed or self._context.wants_checksum(is_split=True):
@@ -354,6 +342,9 @@ class Upload:
                 self._context.notice(
                     f"{self.shown_source} grew while it was read; its first {self._size} bytes were copied"
                 )
+        if self._existing is not None:
+            with contextlib.suppress(SftpStatus):
+                await sftp.setstat(self._part, Attributes(owner=self._existing.attributes.owner))
         if (changes := self._last_attributes(await sftp.stat(self._part))) is not None:
             await sftp.setstat(self._part, changes)
         await self._rename(sftp, self._part)
@@ -415,8 +406,17 @@ class Upload:
     # --- attributes -------------------------------------------------------------------------------------------------
 
     def _first_permissions(self) -> int:
-        """Those that a part is made with; the node takes its umask off."""
-        return self.file.permissions & PERMISSIONS
+        """Those that a part is made with: nobody may read it who may not read the file that it becomes."""
+        kept = self._kept_permissions
+        return self.file.permissions & PERMISSIONS if kept is None else kept
+
+    @property
+    def _kept_permissions(self) -> int | None:
+        """Those of the file that is replaced, unless others are wanted."""
+        if self._existing is None or self._context.options.preserve:
+            return None
+        permissions = self._existing.attributes.permissions
+        return None if permissions is None else permissions & PERMISSIONS
 
     def _last_attributes(self, made: Attributes | None) -> Attributes | None:
         """Give what has to be set before the file is put in place.
@@ -428,8 +428,8 @@ class Upload:
         wanted = self.file.permissions & PERMISSIONS
         if self._context.options.preserve:
             permissions = wanted
-        elif self._existing is not None and self._existing.attributes.permissions is not None:
-            permissions = stat.S_IMODE(self._existing.attributes.permissions)
+        elif (kept := self._kept_permissions) is not None:
+            permissions = kept
         elif made is not None and made.permissions is not None and (wanted | _WORKABLE) != wanted:
             permissions = made.permissions & wanted
         times = self.file.times if self._context.options.preserve else None
@@ -461,6 +461,12 @@ class Upload:
             verified=self._is_verified,
         )
 
+    async def keep_attributes(self, link: LinkFace) -> None:
+        """Give what is there already the source's permissions and times, if they are to be kept."""
+        if self._context.options.preserve:
+            wanted = Attributes(permissions=self.file.permissions & PERMISSIONS, times=self.file.times)
+            await link.sftp.setstat(self.file.target, wanted)
+
     def there_already(self) -> FileOutcome:
         """Give the outcome of a file that was compared and needs no copy."""
         self._is_there = self._is_verified = True
@@ -470,3 +476,16 @@ class Upload:
     def failure(self, error: Exception) -> FileOutcome:
         what = "it cannot be read" if isinstance(error, OSError) else "it cannot be written"
         return outcome_of(self.file, FileState.FAILED, error=explain(error, what))
+
+
+def _open_source(path: bytes) -> SharedFile:
+    """Open a file here; what was put in its place since it was found may be a FIFO, and must not hold us up."""
+    source = SharedFile(os.open(path, os.O_RDONLY | os.O_NONBLOCK))
+    if not stat.S_ISREG(source.stat().st_mode):
+        source.close()
+        raise FileError("it is no regular file any more, and was left out")
+    return source
+
+
+def _has_changed(before: os.stat_result, after: os.stat_result) -> bool:
+    return (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns)

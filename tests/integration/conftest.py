@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from copies import Copier, InTheMiddle
 from nodes import (
     EMBEDDED,
     HYBRID,
@@ -128,3 +129,20 @@ def become_user(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> BecomeUser:
             monkeypatch.setenv(name, value)
 
     return become
+
+
+def copier(user: User, emulator: Emulator) -> Copier:
+    """Somebody who copies to and from each kind of node."""
+    return Copier(user=user, emulator=emulator)
+
+
+@pytest.fixture
+def real(emulator: Emulator, new_user: MakeUser) -> Copier:
+    """Somebody who copies to and from a real sshd."""
+    return Copier(user=new_user(emulator, REAL), emulator=emulator)
+
+
+@pytest.fixture
+def in_the_middle(monkeypatch: pytest.MonkeyPatch) -> InTheMiddle:
+    """Have something done while large files are copied."""
+    return InTheMiddle(monkeypatch)

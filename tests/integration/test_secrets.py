@@ -9,7 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from nodes import MakeUser, StartEmulator, User, exchange
+from copies import Copier
+from nodes import REAL, MakeUser, StartEmulator, User, exchange
 
 from ssm_proxy.emulator import Credentials
 
@@ -98,3 +99,25 @@ def test_verbose_lines_stay_out_of_the_stream(
     log = tmp_path / "log"
     assert user.output("cat", "-o", f"ProxyCommand=ssm-proxy proxy -v --log-file {log} %h %p", data=b"data") == b"data"
     assert "session started" in log.read_text()
+
+
+def test_no_secret_of_a_copy_is_shown_at_any_level(
+    start_emulator: StartEmulator, new_user: MakeUser, tokens: list[str], tmp_path: Path
+) -> None:
+    emulator = start_emulator(credentials=CREDENTIALS, require_signed_open=True)
+    copier = Copier(user=new_user(emulator, REAL), emulator=emulator)
+    source = tmp_path / "source"
+    source.write_text(PASSWORD * 10_000)
+    status, output, errors = copier.run("-vvv", "--json", source, copier.remote(tmp_path / "target"))
+    assert status == 0
+    log = tmp_path / "log"
+    status, data, _ = copier.run("-vvv", "--log-file", log, copier.remote(tmp_path / "target"), "-")
+    assert (status, data) == (0, source.read_bytes())
+    texts = [output.decode(), errors, log.read_text()]
+    assert "session started" in errors
+    assert len(tokens) >= 2
+    key = next(line for line in copier.user.config.read_text().splitlines() if line.startswith("IdentityFile"))
+    secret = [*tokens, str(CREDENTIALS.secret_access_key), str(CREDENTIALS.session_token), PASSWORD]
+    secret += Path(key.split()[1]).read_text().splitlines()[1:-1]
+    secret += [token[:20] for token in tokens] + [token.encode().hex()[:40] for token in tokens]
+    assert [(each, text[:60]) for each in secret for text in texts if each in text] == []

@@ -15,6 +15,7 @@ from ssm_proxy.cli.session_command import (
     add_log_options,
     surroundings,
 )
+from ssm_proxy.cli.streams import claim_streams
 from ssm_proxy.errors import SsmProxyError, UsageError
 
 if TYPE_CHECKING:
@@ -101,16 +102,21 @@ def run(arguments: argparse.Namespace) -> int:
     """Copy."""
     if arguments.json and arguments.destination == "-":
         raise UsageError("--json and a copy to standard output exclude each other")
+    # What is read or written there is the copy's alone: a credential program might read and print as well.
+    is_used = arguments.json or "-" in (*arguments.sources, arguments.destination)
+    streams = claim_streams() if is_used else (0, 1)
     with surroundings(arguments) as around, _stopping_at(ENDING_SIGNALS):
         from ssm_proxy.api.copying import copy_with
         from ssm_proxy.cli.copy_display import make_display
 
         options = _options(arguments)
+        quiet, as_json = arguments.quiet, arguments.json
         try:
-            with make_display(around.stderr, as_json=arguments.json, is_quiet=arguments.quiet) as display:
+            with make_display(around.stderr, as_json=as_json, is_quiet=quiet, output=streams[1]) as display:
+                sources, destination, show = arguments.sources, arguments.destination, display.show
                 access = _access(arguments, display.notify)
                 try:
-                    result = copy_with(arguments.sources, arguments.destination, options, access, display.show)
+                    result = copy_with(sources, destination, options, access, show, streams=streams)
                 except SsmProxyError as error:
                     display.failed(error)
                     raise

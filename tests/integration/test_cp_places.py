@@ -1,0 +1,181 @@
+"""``ssm-proxy cp``: where things go, what patterns stand for, and what of it is refused; as with scp."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from copies import Copier, tree
+
+from ssm_proxy.errors import CopyError, UsageError
+
+pytestmark = pytest.mark.integration
+
+
+def names(folder: Path) -> set[str]:
+    return {os.fsdecode(path) for path in tree(folder)}
+
+
+@pytest.fixture
+def here(tmp_path: Path) -> Path:
+    """A folder with two files, and a folder in it."""
+    folder = tmp_path / "here"
+    (folder / "inner").mkdir(parents=True)
+    for name in ("one", "two", "inner/three"):
+        (folder / name).write_text(name)
+    return folder
+
+
+@pytest.fixture
+def there(tmp_path: Path) -> Path:
+    folder = tmp_path / "there"
+    folder.mkdir()
+    return folder
+
+
+@pytest.fixture
+def home() -> Iterator[Path]:
+    """A folder in the home of the node's user."""
+    with tempfile.TemporaryDirectory(dir=Path.home(), prefix="ssm-cp-") as folder:
+        yield Path(folder)
+
+
+ALL = {"one", "two", "inner", "inner/three"}
+
+
+@pytest.mark.parametrize("is_upload", [True, False], ids=["up", "down"])
+def test_where_things_go(real: Copier, here: Path, there: Path, is_upload: bool) -> None:
+    def copy(source: str, destination: str, *, recursive: bool = False) -> None:
+        if is_upload:
+            real.copy(f"{here}{source}", real.remote(f"{there}{destination}"), recursive=recursive)
+        else:
+            real.copy(real.remote(f"{here}{source}"), f"{there}{destination}", recursive=recursive)
+
+    copy("/one", "")
+    copy("/two", "/renamed")
+    copy("/one", "/renamed")
+    assert (there / "renamed").read_text() == "one"
+    assert names(there) == {"one", "renamed"}
+
+    (there / "folder").mkdir()
+    copy("", "/folder", recursive=True)
+    copy("/", "/new", recursive=True)
+    copy("/inner/..", "/other", recursive=True)
+    assert names(there / "folder") == {"here", *(f"here/{name}" for name in ALL)}
+    assert names(there / "new") == names(there / "other") == ALL
+    shutil.rmtree(there / "folder" / "here")
+    copy("/.", "/folder/", recursive=True)
+    assert names(there / "folder") == ALL
+
+
+def test_several_sources(real: Copier, here: Path, there: Path, tmp_path: Path) -> None:
+    sources = [here / "one", here / "two", here / "inner"]
+    assert real.failures(sources, real.remote(there)) == {"inner": "it is a folder; -r copies folders"}
+    assert names(there) == {"one", "two"}
+    real.copy(sources, real.remote(there), recursive=True)
+    assert names(there) == ALL
+
+    back = tmp_path / "back"
+    back.mkdir()
+    remote = [real.remote(there / name) for name in ("one", "two", "inner", "nothing")]
+    failures = real.failures(remote, back, recursive=True)
+    assert failures == {"nothing": "no such file or folder on the node"}
+    assert names(back) == ALL
+
+
+def test_a_destination_that_is_none(real: Copier, here: Path, there: Path) -> None:
+    (there / "file").write_text("old")
+    several = [here / "one", here / "two"]
+    for destination in ("nothing/", "file/"):
+        for source, where in (
+            (here / "one", real.remote(there / destination) + "/"),
+            (real.remote(here / "one"), f"{there / destination}/"),
+        ):
+            with pytest.raises(CopyError, match="no folder") as caught:
+                real.copy(source, where)
+            assert caught.value.hint
+    with pytest.raises(CopyError, match="no folder on the node"):
+        real.copy(several, real.remote(there / "file"))
+    with pytest.raises(CopyError, match="no folder here"):
+        real.copy([real.remote(each) for each in several], there / "file")
+    with pytest.raises(CopyError, match="no folder here"):
+        real.copy(real.remote(here / "*"), there / "file")
+    missing = there / "nothing" / "name"
+    (why,) = real.failures(here / "one", real.remote(missing)).values()
+    assert "no such file or folder on the node" in why
+    (why,) = real.failures(real.remote(here / "one"), missing).values()
+    assert why == "it cannot be written: No such file or directory"
+    (why,) = real.failures(here, real.remote(there / "file"), recursive=True).values()
+    assert "there is a file of that name" in why
+    (why,) = real.failures(real.remote(here), there / "file", recursive=True).values()
+    assert why == "the folder cannot be made: File exists"
+    assert names(there) == {"file"}
+    assert (there / "file").read_text() == "old"
+
+
+def test_the_home_folder(copier: Copier, here: Path, home: Path, there: Path) -> None:
+    copier.copy([here / "one", here / "two"], copier.remote(home.name))
+    copier.copy(here / "one", copier.remote(f"~/{home.name}/tilde"))
+    copier.copy(here / "one", copier.remote(f"./{home.name}/../{home.name}/dots"))
+    assert names(home) == {"one", "two", "tilde", "dots"}
+    copier.copy(copier.remote(f"{home.name}/[ot]*"), there)
+    assert names(there) == {"one", "two", "tilde"}
+
+
+def test_somebody_elses_home(real: Copier, there: Path) -> None:
+    with pytest.raises(CopyError, match="~nobody-of-that-name") as caught:
+        real.copy(real.remote("~nobody-of-that-name/file"), there)
+    assert caught.value.hint
+    # What sshd calls root's home may have nothing in it.
+    assert real.failures(real.remote("~root/nothing of that name"), there)
+
+
+def test_patterns(real: Copier, there: Path, tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    for name in ("a.csv", "b.csv", "c.txt", ".hidden.csv", "x/1/data", "y/1/data", "y/2/data", "[z]/data", "*", "\\a"):
+        file = source / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(name)
+
+    def found(pattern: str) -> set[str]:
+        shutil.rmtree(there)
+        there.mkdir()
+        real.copy(real.remote(f"{source}/{pattern}"), there)
+        return {file.read_text() for file in there.iterdir()}
+
+    assert found("*.csv") == {"a.csv", "b.csv"}
+    assert found(".*") == {".hidden.csv"}
+    assert found("[!ab].???") == {"c.txt"}
+    assert found("*") == {"*"}, "what is there under that name is meant"
+    assert found("?/[23]/d*") == {"y/2/data"}
+    assert found("[z]/d*") == {"[z]/data"}, "a folder that is there under that name is meant"
+    assert found("\\a") == {"\\a"}
+    assert real.failures(real.remote(source / "*.none"), there) == {"*.none": "no such file or folder on the node"}
+
+
+def test_what_does_not_go_together(real: Copier, tmp_path: Path) -> None:
+    node, here = real.remote("x"), tmp_path / "x"
+    for sources, destination, options in (
+        ([], here, {}),
+        ([""], here, {}),
+        ([here], here, {}),
+        ([node], node, {}),
+        ([node, here], here, {}),
+        ([here, node], node, {}),
+        (["-", here], node, {}),
+        ([node, node], "-", {}),
+        (["-"], "-", {}),
+        (["-"], node, {"resume": True}),
+        ([node], "-", {"resume": True}),
+        ([":x"], here, {}),
+        ([node], here, {"sessions": 0}),
+        ([node], here, {"sessions": 33}),
+    ):
+        with pytest.raises(UsageError) as caught:
+            real.copy(sources, destination, **options)
+        assert caught.value.message
+    assert not here.exists()
