@@ -10,11 +10,10 @@ from __future__ import annotations
 
 import sys
 
-from ssm_proxy.api.copying import CopyIncomplete, Progress, copy
-from ssm_proxy.errors import SsmProxyError
+import ssm_proxy
 
 
-def show(progress: Progress) -> None:
+def show(progress: ssm_proxy.Progress) -> None:
     """Called from the thread that copies, several times a second and at the end of each file."""
     if progress.outcome is not None:
         print(f"{progress.outcome.state.value}: {progress.outcome.source}")
@@ -25,12 +24,12 @@ def show(progress: Progress) -> None:
 
 def main(source: str, destination: str) -> int:
     try:
-        result = copy(source, destination, recursive=True, preserve=True, resume=True, progress=show)
-    except CopyIncomplete as error:
+        result = ssm_proxy.copy(source, destination, recursive=True, preserve=True, resume=True, progress=show)
+    except ssm_proxy.CopyIncomplete as error:
         for failure in error.result.failures:
             print(f"{failure.source}: {failure.error}", file=sys.stderr)
         return 1
-    except SsmProxyError as error:
+    except ssm_proxy.SsmProxyError as error:
         print(f"{error} ({error.cause})", file=sys.stderr)
         return 1
     print(f"{result.files} files copied, {result.unchanged} were there: {result.megabytes_per_second:.1f} MB/s")

@@ -112,6 +112,24 @@ def user(emulator: Emulator, host: str, new_user: MakeUser) -> User:
 
 
 @pytest.fixture
+def copier(user: User, emulator: Emulator) -> Copier:
+    """Somebody who copies to and from each kind of node."""
+    return Copier(user=user, emulator=emulator)
+
+
+@pytest.fixture
+def real(emulator: Emulator, new_user: MakeUser) -> Copier:
+    """Somebody who copies to and from a real sshd."""
+    return Copier(user=new_user(emulator, REAL), emulator=emulator)
+
+
+@pytest.fixture
+def in_the_middle(monkeypatch: pytest.MonkeyPatch) -> InTheMiddle:
+    """Have something done while large files are copied."""
+    return InTheMiddle(monkeypatch)
+
+
+@pytest.fixture
 def become_user(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> BecomeUser:
     """Make this very process a user of an emulator, one with no other AWS settings."""
 
@@ -129,20 +147,3 @@ def become_user(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> BecomeUser:
             monkeypatch.setenv(name, value)
 
     return become
-
-
-def copier(user: User, emulator: Emulator) -> Copier:
-    """Somebody who copies to and from each kind of node."""
-    return Copier(user=user, emulator=emulator)
-
-
-@pytest.fixture
-def real(emulator: Emulator, new_user: MakeUser) -> Copier:
-    """Somebody who copies to and from a real sshd."""
-    return Copier(user=new_user(emulator, REAL), emulator=emulator)
-
-
-@pytest.fixture
-def in_the_middle(monkeypatch: pytest.MonkeyPatch) -> InTheMiddle:
-    """Have something done while large files are copied."""
-    return InTheMiddle(monkeypatch)

@@ -20,7 +20,8 @@ import paramiko
 import pytest
 from nodes import User, wait_until
 
-from ssm_proxy.api.copying import Access, CopyIncomplete, CopyResult, copy, copy_with
+from ssm_proxy.api.copying import CopyIncomplete, CopyResult, copy, copy_with
+from ssm_proxy.api.ssh import Access
 from ssm_proxy.emulator import Emulator
 from ssm_proxy.file_copy.download import Download
 from ssm_proxy.file_copy.upload import Upload

@@ -369,38 +369,3 @@ def test_help_says_what_it_does(capsys: pytest.CaptureFixture[str]) -> None:
     text = capsys.readouterr().out
     for words in ("SRC... DST", "--sessions N", "--resume", "--no-checksum", "-F FILE", "Exit status"):
         assert words in text, words
-
-
-# --- programs -------------------------------------------------------------------------------------------------------
-
-
-def test_the_example(real: Copier, tmp_path: Path) -> None:
-    """Run it twice: the second time goes on with what is missing, and tells what cannot be had."""
-    here, there = tmp_path / "here", tmp_path / "there"
-    (here / "folder").mkdir(parents=True)
-    (here / "large").write_bytes(os.urandom(2 * MIB))
-    (here / "folder" / "small").write_bytes(b"small")
-    (real.user.folder / ".ssh").mkdir(mode=0o700)
-    (real.user.folder / ".ssh" / "config").write_text(f"Include {real.user.config}\n")
-    there.mkdir()
-
-    def run() -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, EXAMPLES / "copy_folder.py", real.remote(f"{here}/."), there]
-        return subprocess.run(
-            command, env=real.user.environment, capture_output=True, text=True, timeout=60, check=False
-        )
-
-    done = run()
-    assert (done.returncode, done.stderr) == (0, "")
-    assert set(done.stdout.splitlines()[:-1]) == {f"copied: {here}/./large", f"copied: {here}/./folder/small"}
-    assert re.fullmatch(r"2 files copied, 0 were there: \d+\.\d MB/s", done.stdout.splitlines()[-1])
-    assert tree(there) == tree(here)
-    (here / "nothing").symlink_to("is not there")
-    (there / "folder" / "small").unlink()
-    done = run()
-    assert (done.returncode, done.stderr) == (1, f"{here}/./nothing: it is a link to nothing\n")
-    assert set(done.stdout.splitlines()) == {
-        f"unchanged: {here}/./large",
-        f"copied: {here}/./folder/small",
-        f"failed: {here}/./nothing",
-    }

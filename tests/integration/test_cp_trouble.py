@@ -323,14 +323,14 @@ def test_a_node_without_a_shell(without_shell: Copier, tmp_path: Path, in_the_mi
                 damaged.append(True)
 
     in_the_middle(damage)
-    result = without_shell.copy(here, without_shell.remote(there), recursive=True, progress=note)
+    result = without_shell.copy(here, without_shell.remote(there), recursive=True, checksum=True, progress=note)
     assert (result.files, damaged) == (3, [True])
     assert tree(there) == tree(here)
     assert result.copied_bytes > result.total_bytes, "what was damaged was sent again"
     assert [each for each in notices if "computes no checksums" in each] == notices
     assert len(notices) == 1
     damaged.clear()
-    result = without_shell.copy(without_shell.remote(there), back, recursive=True, progress=note)
+    result = without_shell.copy(without_shell.remote(there), back, recursive=True, checksum=True, progress=note)
     assert (result.files, damaged) == (3, [True])
     assert tree(back) == tree(here)
     # Nothing to compare with: so all is copied, and nothing is taken to be right that is not.

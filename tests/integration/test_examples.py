@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import getpass
 import http.server
+import os
+import re
 import subprocess
 import sys
 import threading
@@ -13,8 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from copies import Copier, tree
 from forwards import echo, serving
-from nodes import EMBEDDED, HYBRID, MakeUser, StartEmulator, User, free_port
+from nodes import EMBEDDED, HYBRID, MIB, MakeUser, StartEmulator, User, free_port
 
 from ssm_proxy.emulator import Emulator, Node
 from ssm_proxy.emulator.certificates import make_server_context
@@ -114,6 +117,32 @@ def test_ssh_command(user: User) -> None:
         user, "ssh_command.py", account, EMBEDDED, "sh", "-c", "echo 'a  b'; echo err >&2; exit 5"
     )
     assert (status, output, errors) == (5, "a  b\n", "err\n")
+
+
+def test_copy_folder(real: Copier, tmp_path: Path) -> None:
+    """Run it twice: the second time goes on with what is missing, and tells what cannot be had."""
+    here, there = tmp_path / "here", tmp_path / "there"
+    (here / "folder").mkdir(parents=True)
+    (here / "large").write_bytes(os.urandom(2 * MIB))
+    (here / "folder" / "small").write_bytes(b"small")
+    (real.user.folder / ".ssh").mkdir(mode=0o700)
+    (real.user.folder / ".ssh" / "config").write_text(f"Include {real.user.config}\n")
+    there.mkdir()
+
+    status, output, errors = run(real.user, "copy_folder.py", real.remote(f"{here}/."), there)
+    assert (status, errors) == (0, "")
+    assert set(output.splitlines()[:-1]) == {f"copied: {here}/./large", f"copied: {here}/./folder/small"}
+    assert re.fullmatch(r"2 files copied, 0 were there: \d+\.\d MB/s", output.splitlines()[-1])
+    assert tree(there) == tree(here)
+    (here / "nothing").symlink_to("is not there")
+    (there / "folder" / "small").unlink()
+    status, output, errors = run(real.user, "copy_folder.py", real.remote(f"{here}/."), there)
+    assert (status, errors) == (1, f"{here}/./nothing: it is a link to nothing\n")
+    assert set(output.splitlines()) == {
+        f"unchanged: {here}/./large",
+        f"copied: {here}/./folder/small",
+        f"failed: {here}/./nothing",
+    }
 
 
 def test_every_program_is_tested() -> None:
