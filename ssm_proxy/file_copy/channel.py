@@ -80,7 +80,12 @@ def open_sftp(transport: paramiko.Transport) -> tuple[paramiko.Channel, SftpConn
         if time.monotonic() > until:
             raise TransportTimeout("the node's SFTP server does not answer")
         move(transport, channel, sftp)
+    sftp.start(sftp.learn_limits(), _no_matter)  # until the answer comes, the draft's own limits are good
     return channel, sftp
+
+
+def _no_matter(error: BaseException | None) -> None:
+    """Stand in where the answer is not needed."""
 
 
 def move(transport: paramiko.Transport, channel: paramiko.Channel, sftp: SftpConnection) -> bool:

@@ -16,8 +16,8 @@ from collections.abc import Callable, Sequence
 from typing import Final, Protocol
 
 MIB: Final = 1024 * 1024
-SMALLEST_BLOCK: Final = 4 * MIB
-MOST_BLOCKS: Final = 1024
+SMALLEST_BLOCK: Final = MIB
+MOST_BLOCKS: Final = 128
 _DIGEST = re.compile(rb"\\?([0-9a-f]{64})[ *]{1,2}", re.ASCII)
 _ODD = re.compile(rb"[\\\n\r]")
 """sha256sum writes names with such characters in a way of its own."""

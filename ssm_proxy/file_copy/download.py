@@ -302,7 +302,7 @@ class Download:
         Raises:
             FileError, OSError, SftpStatus: the file cannot be copied.
         """
-        handle = await link.handle(self, self.file.source, packets.OPEN_READ)
+        handle = await link.handle((self, self._repairs), self.file.source, packets.OPEN_READ)
         data = await read_range(link.sftp, handle, piece)
         if len(data) < piece.size:
             raise FileError("it became shorter while it was read; nothing was put in its place")

@@ -207,15 +207,17 @@ class Link:
 
     async def _check(self, work: Work) -> None:
         """Leave out what is there already and compares equal."""
-        jobs = [_file_of(job) for job in work.jobs]
         candidates: list[FileCopy] = []
         rest: list[FileCopy] = []
-        for job in jobs:
+
+        async def look_at(job: FileCopy) -> None:
             try:
                 is_there = await job.is_there_already(self)
             except OSError:
                 is_there = False
             (candidates if is_there else rest).append(job)
+
+        await self.sftp.together(look_at(_file_of(job)) for job in work.jobs)
         digests: list[bytes | None] | None = None
         if candidates and self._context.has_shell:
             digests = node_files(self.shell, [job.checked_path for job in candidates])
@@ -242,16 +244,19 @@ class Link:
         digests = node_files(self.shell, [job.path_on_node for job in jobs]) if self._context.has_shell else None
         if digests is None:
             self._context.no_shell()
-        for job, digest in zip(jobs, digests or [None] * len(jobs), strict=True):
-            try:
-                if not await job.is_settled(self):
-                    if (digest or await job.digest_read_back(self)) != job.digest:
-                        raise FileError("it changed while it was copied, or arrived damaged: the checksums differ")
-                    await job.put_settled(self)
-            except (FileError, SftpStatus, OSError) as error:
-                await self._fail(job, error)
-            else:
-                self._over(job)
+        found = zip(jobs, digests or [None] * len(jobs), strict=True)
+        await self.sftp.together(self._settle_one(job, digest) for job, digest in found)
+
+    async def _settle_one(self, job: FileCopy, digest: bytes | None) -> None:
+        try:
+            if not await job.is_settled(self):
+                if (digest or await job.digest_read_back(self)) != job.digest:
+                    raise FileError("it changed while it was copied, or arrived damaged: the checksums differ")
+                await job.put_settled(self)
+        except (FileError, SftpStatus, OSError) as error:
+            await self._fail(job, error)
+        else:
+            self._over(job)
 
     def _over(self, job: SplitCopy) -> None:
         self._context.tell(job.outcome())

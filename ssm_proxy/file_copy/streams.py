@@ -16,7 +16,7 @@ from collections import deque
 from collections.abc import Callable
 
 from ssm_proxy.file_copy.board import Range
-from ssm_proxy.file_copy.checksums import MIB, SMALLEST_BLOCK, node_blocks
+from ssm_proxy.file_copy.checksums import MIB, node_blocks
 from ssm_proxy.file_copy.context import Context, LinkFace, explain
 from ssm_proxy.file_copy.names import part_path, shown
 from ssm_proxy.file_copy.node_files import (
@@ -37,6 +37,8 @@ MOST_WAITING = 128
 """Pieces that are held: 16 MiB."""
 STEP_S = 0.2
 NEW_FILE = 0o666
+_BLOCK = 4 * MIB
+"""Streams are compared by blocks of one size, because their own is not known at first."""
 UNKNOWN_SIZE = 64 * MIB
 """What a stream counts as while its end is not known: worth all links."""
 
@@ -46,7 +48,7 @@ class _Digests:
 
     def __init__(self) -> None:
         self._now = hashlib.sha256()
-        self._left = SMALLEST_BLOCK
+        self._left = _BLOCK
         self.done: list[bytes] = []
 
     def update(self, data: bytes) -> None:
@@ -58,10 +60,10 @@ class _Digests:
                 self.end()
 
     def end(self) -> None:
-        if self._left < SMALLEST_BLOCK:
+        if self._left < _BLOCK:
             self.done.append(self._now.digest())
             self._now = hashlib.sha256()
-            self._left = SMALLEST_BLOCK
+            self._left = _BLOCK
 
 
 class _Stream:
@@ -85,7 +87,7 @@ class _Stream:
         Raises:
             FileError: it is not the same, and cannot be copied again.
         """
-        theirs = node_blocks(link.shell, path, size, block=SMALLEST_BLOCK) if self.context.has_shell else None
+        theirs = node_blocks(link.shell, path, size, block=_BLOCK) if self.context.has_shell else None
         if theirs is None:
             self.context.has_shell = False
             self.context.notice("the stream was not verified: the node computes no checksums")

@@ -288,7 +288,7 @@ class Upload:
         if self._phase is _Phase.READING_BACK:
             return await self._compare_range(link, part, piece, data)
         sftp = link.sftp
-        handle = await link.handle(self, part, packets.OPEN_WRITE)
+        handle = await link.handle((self, self._repairs), part, packets.OPEN_WRITE)
         size = sftp.write_bytes
         writes = [
             sftp.write(handle, piece.offset + start, data[start : start + size]) for start in range(0, len(data), size)
@@ -308,7 +308,7 @@ class Upload:
         return data
 
     async def _compare_range(self, link: LinkFace, part: bytes, piece: Range, data: bytes) -> int:
-        handle = await link.handle((self, "back"), part, packets.OPEN_READ)
+        handle = await link.handle((self, "back", self._repairs), part, packets.OPEN_READ)
         if await read_range(link.sftp, handle, piece) != data:
             with self._lock:
                 self._bad.append(piece)

@@ -14,7 +14,7 @@ follow WRITEs whose answers have not come.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Coroutine, Generator
+from collections.abc import Callable, Coroutine, Generator, Iterable
 from typing import Any, Generic, TypeVar
 
 from ssm_proxy.errors import MalformedMessage
@@ -77,6 +77,27 @@ class Pending(Generic[_T]):
         return self._convert(self.reply)
 
 
+class _Together:
+    """Several coroutines that somebody waits for."""
+
+    def __init__(self, count: int) -> None:
+        self._left = count
+        self._error: BaseException | None = None
+        self.tasks: list[Task] = []
+
+    def __await__(self) -> Generator[_Together, None, None]:
+        if self._left:
+            yield self
+        if self._error is not None:
+            raise self._error
+
+    def one_ended(self, error: BaseException | None) -> bool:
+        """Take note that one has ended; give whether all have."""
+        self._left -= 1
+        self._error = self._error or error
+        return not self._left
+
+
 class Task:
     """A coroutine that is under way."""
 
@@ -86,16 +107,16 @@ class Task:
         self._coroutine = coroutine
         self.ended = ended
 
-    def step(self) -> BaseException | Pending[Any] | None:
+    def step(self) -> BaseException | Pending[Any] | _Together | None:
         """Run it until it waits again; give what for, or None at its end, or the error that ended it."""
         try:
-            pending: Pending[Any] = self._coroutine.send(None)
+            waits_for: Pending[Any] | _Together = self._coroutine.send(None)
         except StopIteration:
             return None
         except Exception as error:  # noqa: BLE001 - whoever started it is told
             return error
-        pending.tasks.append(self)
-        return pending
+        waits_for.tasks.append(self)
+        return waits_for
 
     def close(self) -> None:
         self._coroutine.close()
@@ -182,9 +203,26 @@ class SftpConnection:
             if task not in self._tasks:  # it was dropped while it waited
                 continue
             waits_for = task.step()
-            if not isinstance(waits_for, Pending):
+            if not isinstance(waits_for, Pending | _Together):
                 self._tasks.discard(task)
                 task.ended(waits_for)
+
+    async def together(self, coroutines: Iterable[Coroutine[Any, Any, None]]) -> None:
+        """Run coroutines at the same time, and wait until all have ended.
+
+        Raises:
+            Exception: the first that one of them raised.
+        """
+        several = list(coroutines)
+        group = _Together(len(several))
+
+        def ended(error: BaseException | None) -> None:
+            if group.one_ended(error):
+                self._ready += group.tasks
+
+        for coroutine in several:
+            self.start(coroutine, ended)
+        await group
 
     def close(self) -> None:
         """Drop all coroutines, at the places where they wait. Nobody is told."""

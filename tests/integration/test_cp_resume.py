@@ -61,7 +61,7 @@ def test_what_is_there_is_checked_and_not_copied_again(real: Copier, tmp_path: P
     flip(part, 100)
     result = copy(real, source, target, is_upload=is_upload, resume=True, progress=note)
     assert target.read_bytes() == source.read_bytes()
-    assert 4 * MIB <= result.copied_bytes < SIZE
+    assert MIB <= result.copied_bytes < SIZE
     assert (result.files, result.total_bytes) == (1, SIZE)
     assert [f"{SIZE - result.copied_bytes} of {SIZE} bytes are there already" in each for each in notices] == [True]
     assert parts(tmp_path) == []
@@ -81,7 +81,7 @@ def test_a_source_that_has_changed_since(real: Copier, tmp_path: Path, is_upload
         file.write(os.urandom(MIB))
     result = copy(real, source, target, is_upload=is_upload, resume=True)
     assert target.read_bytes() == source.read_bytes()
-    assert 5 * MIB <= result.copied_bytes < SIZE
+    assert 2 * MIB <= result.copied_bytes < SIZE
     assert parts(tmp_path) == []
 
     # Of another size, and with somebody else's part beside it, which is not ours to take.

@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sftp_peer import SFTP_SERVER, SIZELESS, Client, LyingServer, NoShell, OpenSshServer, PipeLink
 
-from ssm_proxy.file_copy.checksums import SMALLEST_BLOCK, local_blocks
+from ssm_proxy.file_copy.checksums import local_blocks
 from ssm_proxy.file_copy.context import Context
 from ssm_proxy.file_copy.names import is_part_of
 from ssm_proxy.file_copy.streams import MOST_WAITING, FromInput, ToOutput, _Digests
@@ -78,7 +78,7 @@ def send(client: Client, job: FromInput, link: Any, *, order: random.Random | No
 
 
 def test_a_stream_to_the_node(client: Client, tmp_path: Path, pipe: tuple[int, int]) -> None:
-    data = os.urandom(SMALLEST_BLOCK + 300_000)
+    data = os.urandom(4 * 1024 * 1024 + 300_000)
     job = FromInput(pipe[0], os.fsencode(tmp_path / "target"), context(), lambda: None)
     link = PipeLink(client, Shell())
 
@@ -203,7 +203,7 @@ def receive(client: Client, job: ToOutput, link: Any) -> None:
 
 @pytest.mark.parametrize("is_blocking", [True, False])
 def test_a_file_to_a_stream(client: Client, tmp_path: Path, pipe: tuple[int, int], is_blocking: bool) -> None:
-    data = os.urandom(SMALLEST_BLOCK + 300_000)
+    data = os.urandom(4 * 1024 * 1024 + 300_000)
     (tmp_path / "source").write_bytes(data)
     os.set_blocking(pipe[1], is_blocking)
     job = ToOutput(pipe[1], os.fsencode(tmp_path / "source"), context(), lambda: None, lambda: True)
@@ -326,7 +326,7 @@ def test_digests_of_blocks_come_out_the_same_however_the_stream_is_cut(sizes: li
     block = 1000
     data = bytes(range(250)) * 16
     lengths = [(0, 1, 999, 2500)[size] for size in sizes]
-    with mock.patch("ssm_proxy.file_copy.streams.SMALLEST_BLOCK", block):
+    with mock.patch("ssm_proxy.file_copy.streams._BLOCK", block):
         digests, whole = _Digests(), bytearray()
         for length in lengths:
             digests.update(data[:length])

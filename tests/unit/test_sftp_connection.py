@@ -386,3 +386,31 @@ def test_the_real_server_refuses(client: Client, tmp_path: Path, call: Any, code
         client.run(ask())
     assert refused.value.code == code
     assert refused.value.is_missing == (code == packets.NO_SUCH_FILE)
+
+
+def test_coroutines_run_together_and_their_first_error_is_told() -> None:
+    sftp = SftpConnection()
+    order: list[str] = []
+
+    async def part(name: str, *, fails: bool = False) -> None:
+        order.append(f"{name} begins")
+        await sftp.real_path(name.encode())
+        order.append(f"{name} ends")
+        if fails:
+            raise OSError(name)
+
+    async def whole() -> None:
+        await sftp.together([])
+        await sftp.together([part("a"), part("b", fails=True), part("c")])
+
+    ends: list[BaseException | None] = []
+    sftp.start(whole(), ends.append)
+    assert order == ["a begins", "b begins", "c begins"]
+    version = struct.pack(">IBI", 5, packets.VERSION_REPLY, 3)
+    name = struct.pack(">I", 1) + 2 * packets.encode_string(b"/") + struct.pack(">I", 0)
+    answers = [packets.encode_request(packets.NAME, number, name) for number in (2, 0, 1)]
+    sftp.receive(version + answers[0] + answers[1])
+    assert ends == []
+    sftp.receive(answers[2])
+    assert order[3:] == ["c ends", "a ends", "b ends"]
+    assert [str(end) for end in ends] == ["b"]
