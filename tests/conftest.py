@@ -1,9 +1,12 @@
-"""Profiles of hypothesis: the same examples each time in CI, fresh ones on a developer's machine."""
+"""Profiles of hypothesis: the same examples each time in CI, fresh ones on a developer's machine. A watch over signals."""
 
 from __future__ import annotations
 
 import os
+import signal
+from collections.abc import Iterator
 
+import pytest
 from hypothesis import HealthCheck, settings
 
 # A shared machine stalls now and then: how long one example takes proves nothing, so there is no deadline.
@@ -12,3 +15,15 @@ settings.register_profile(
 )
 settings.register_profile("ci", parent=settings.get_profile("default"), derandomize=True, database=None)
 settings.load_profile("ci" if os.environ.get("CI") else "default")
+
+
+@pytest.fixture(autouse=True)
+def signals_stay_as_they_are() -> Iterator[None]:
+    """Children inherit signals that are ignored: a test that leaves one so makes others fail, later and elsewhere."""
+    watched = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT") if hasattr(signal, name)]
+    before = {number: signal.getsignal(number) for number in watched}
+    yield
+    after = {number: signal.getsignal(number) for number in watched}
+    for number, handler in before.items():
+        signal.signal(number, handler)
+    assert after == before
