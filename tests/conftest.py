@@ -1,4 +1,4 @@
-"""Profiles of hypothesis: the same examples each time in CI, fresh ones on a developer's machine. A watch over signals."""
+"""Profiles of hypothesis: the same examples each time in CI, fresh ones elsewhere. And a watch over signals."""
 
 from __future__ import annotations
 

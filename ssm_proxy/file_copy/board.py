@@ -30,6 +30,8 @@ SETTLED_AT_ONCE = 512
 """Files that are verified, or checked, by one command on the node."""
 DOUBLED_AFTER = 2.0
 """Seconds after which a range is given to an idle link as well."""
+MOST_LOSSES = 8
+"""After so many links were lost while they had the same work, it is the work."""
 SMALLEST_WEIGHT = 16 * 1024
 
 
@@ -51,6 +53,11 @@ class Job(Protocol):
 
     @property
     def wants_check(self) -> bool: ...
+
+    @property
+    def may_be_written_late(self) -> bool:
+        """Whether a range that was copied twice may still be written when the file is put in place."""
+        ...
 
     def take_range(self) -> Range | None:
         """Give the next piece that may be copied now; None if there is none yet, or none any more."""
@@ -116,7 +123,9 @@ class _Split:
     def is_complete(self) -> bool:
         if not self.is_copying or self.left_over:
             return False
-        return self.job.has_all_ranges and not (self.under_way.keys() - self.written)
+        # What a slow link still has may be written to the file after it was put in place, where that is possible.
+        waits_for = self.under_way if self.job.may_be_written_late else self.under_way.keys() - self.written
+        return self.job.has_all_ranges and not waits_for
 
     def counts(self, work: Work) -> bool:
         """Whether a piece is of this round, and nobody was faster."""
@@ -137,6 +146,7 @@ class Board:
         self._splits: dict[Job, _Split] = {}
         self._held: dict[Hashable, list[Work]] = {}
         self._unfinished: set[Job] = set()
+        self._losses: dict[tuple[Job, Range | None], int] = {}
         self._is_planned = False
         self.is_cancelled = False
 
@@ -223,6 +233,10 @@ class Board:
                 return Work(Kind.RANGE, [split.job], piece, split.round)
         if self._to_check:
             return Work(Kind.CHECK, self._several(self._to_check))
+        if len(self._to_settle) >= SETTLED_AT_ONCE:
+            return Work(Kind.SETTLE, self._several(self._to_settle))
+        if len(self._to_settle) >= SETTLED_AT_ONCE:
+            return Work(Kind.SETTLE, self._several(self._to_settle))
         if self._files:
             return Work(Kind.WHOLE, [self._files.popleft()])
         if self._to_settle:
@@ -305,6 +319,11 @@ class Board:
             self._to_settle.append(job)
             self._changed.notify_all()
 
+    def unfinished(self) -> list[Job]:
+        """Give the files that have not come to their end."""
+        with self._lock:
+            return list(self._unfinished)
+
     def take_unsettled(self) -> list[Job]:
         """Give the files that were written and will not be verified, because the copy was ended."""
         with self._changed:
@@ -328,19 +347,27 @@ class Board:
             self._changed.notify_all()
             return True
 
-    def lost(self, link: Hashable) -> None:
-        """Take back the work of a link that is gone."""
+    def lost(self, link: Hashable) -> list[Job]:
+        """Take back the work of a link that is gone; give files at which links were lost so often that it is no chance.
+
+        The caller has to tell of them, and to call ``over``.
+        """
         with self._changed:
+            given_up: list[Job] = []
             for work in self._held.pop(link, []):
                 # Of a file that has come to its end nothing is left to do: its link may have been about to clean up.
-                jobs = [job for job in work.jobs if job in self._unfinished]
+                jobs: list[Job] = []
+                for job in work.jobs:
+                    losses = self._losses[job, work.piece] = self._losses.get((job, work.piece), 0) + 1
+                    if job in self._unfinished:
+                        (jobs if losses < MOST_LOSSES else given_up).append(job)
                 if work.kind is Kind.WHOLE:
                     self._files.extendleft(jobs)
                 elif work.kind is Kind.CHECK:
                     self._to_check.extendleft(jobs)
                 elif work.kind is Kind.SETTLE:
                     self._to_settle.extendleft(jobs)
-                elif (split := self._splits.get(work.job)) is None:
+                elif not jobs or (split := self._splits.get(work.job)) is None:
                     continue
                 elif work.kind is Kind.PREPARE:
                     del self._splits[work.job]
@@ -349,9 +376,12 @@ class Board:
                     self._to_finish.appendleft(work.job)
                 elif work.round != split.round:
                     split.left_over -= 1
+                    self._look_at(split)
                 elif work.piece is not None:
                     self._give_back(split, work.piece)
+                    self._look_at(split)
             self._changed.notify_all()
+            return given_up
 
     def _give_back(self, split: _Split, piece: Range) -> None:
         if piece not in split.written and split.under_way.get(piece) == 1:

@@ -7,8 +7,8 @@ import time
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from ssm_proxy.errors import SsmProxyError, TransportClosed, TransportTimeout
-from ssm_proxy.sftp.connection import SftpConnection, SftpStatus
+from ssm_proxy.errors import CopyError, SsmProxyError, TransportClosed, TransportTimeout
+from ssm_proxy.sftp.connection import NO_SFTP_HINT, SftpConnection, SftpStatus
 
 if TYPE_CHECKING:
     import paramiko
@@ -68,18 +68,38 @@ def open_sftp(transport: paramiko.Transport) -> tuple[paramiko.Channel, SftpConn
         LinkLost: it cannot be started.
         SsmProxyError: the server has no SFTP.
     """
+    import paramiko
+
     with lost_if_it_fails(transport):
-        channel = transport.open_session(
-            window_size=WINDOW_BYTES, max_packet_size=PACKET_BYTES, timeout=OPENING_TIMEOUT
-        )
-        channel.settimeout(STEP)
-        channel.invoke_subsystem("sftp")
+        try:
+            channel = transport.open_session(
+                window_size=WINDOW_BYTES, max_packet_size=PACKET_BYTES, timeout=OPENING_TIMEOUT
+            )
+            channel.settimeout(STEP)
+            channel.invoke_subsystem("sftp")
+        except paramiko.ChannelException as error:
+            raise CopyError(
+                "the node's sshd does not open a channel for SFTP",
+                cause=str(error),
+                hint="a copy needs two or three on each connection: see MaxSessions in the node's sshd_config",
+            ) from error
+        except paramiko.SSHException as error:
+            if not transport.is_active():
+                raise
+            raise CopyError(
+                "the node's sshd has no SFTP", cause="it refused the subsystem", hint=NO_SFTP_HINT
+            ) from error
     sftp = SftpConnection()
     until = time.monotonic() + OPENING_TIMEOUT
     while not sftp.is_open:
         if time.monotonic() > until:
             raise TransportTimeout("the node's SFTP server does not answer")
-        move(transport, channel, sftp)
+        try:
+            move(transport, channel, sftp)
+        except LinkLost as error:
+            if not transport.is_active():
+                raise
+            raise CopyError("the node's SFTP server ended before it said a word", hint=NO_SFTP_HINT) from error
     sftp.start(sftp.learn_limits(), _no_matter)  # until the answer comes, the draft's own limits are good
     return channel, sftp
 
@@ -174,7 +194,6 @@ class NodeShell:
     def __init__(self, transport: paramiko.Transport, is_wanted: Callable[[], bool]) -> None:
         self._transport = transport
         self._is_wanted = is_wanted
-        self.is_running = False
 
     def run(self, command: str, data: bytes) -> tuple[int, bytes] | None:
         """See ``checksums.Shell``.
@@ -184,31 +203,27 @@ class NodeShell:
         """
         import paramiko
 
-        self.is_running = True
-        try:
-            with lost_if_it_fails(self._transport):
+        with lost_if_it_fails(self._transport):
+            try:
+                channel = self._transport.open_session(timeout=OPENING_TIMEOUT)
+            except paramiko.ChannelException:
+                return None
+            with contextlib.closing(channel):
+                channel.settimeout(STEP)
                 try:
-                    channel = self._transport.open_session(timeout=OPENING_TIMEOUT)
-                except paramiko.ChannelException:
-                    return None
-                with contextlib.closing(channel):
-                    channel.settimeout(STEP)
-                    try:
-                        channel.exec_command(command)
-                    except paramiko.SSHException:
-                        if self._transport.is_active():
-                            return None  # refused
+                    channel.exec_command(command)
+                except paramiko.SSHException:
+                    if self._transport.is_active():
+                        return None  # refused
+                    raise
+                try:
+                    _send(self._transport, channel, data)
+                    channel.shutdown_write()
+                except (OSError, EOFError):
+                    if not self._transport.is_active():
                         raise
-                    try:
-                        _send(self._transport, channel, data)
-                        channel.shutdown_write()
-                    except (OSError, EOFError):
-                        if not self._transport.is_active():
-                            raise
-                        # It has ended before it read all: its status tells why.
-                    return self._result(channel)
-        finally:
-            self.is_running = False
+                    # It has ended before it read all: its status tells why.
+                return self._result(channel)
 
     def _result(self, channel: paramiko.Channel) -> tuple[int, bytes] | None:
         output = bytearray()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import threading
 from typing import Any, Protocol
 
@@ -136,6 +138,7 @@ class Context:
         self.notices: list[str] = []
         self.parts: set[bytes] = set()
         """Unfinished large files, by the path of what there is of them."""
+        self._small_parts: set[bytes] = set()  # of this machine: nobody resumes them
         self._told_no_shell = False
         self._useless: list[SplitCopy] = []
 
@@ -205,6 +208,11 @@ class Context:
         with self._lock:
             self.parts.add(path)
 
+    def parts_in_use(self) -> set[bytes]:
+        """Give the parts that this copy itself writes to."""
+        with self._lock:
+            return set(self.parts)
+
     def begin_useless(self, job: SplitCopy) -> None:
         """Take note of a copy of which nothing is of use unless it comes to its end."""
         with self._lock:
@@ -216,10 +224,23 @@ class Context:
             taken, self._useless = self._useless, []
             return [job for job in taken if not job.is_over]
 
+    def small_part(self, path: bytes) -> None:
+        """Take note of a part here that is of no use to anybody if the copy ends now."""
+        with self._lock:
+            self._small_parts.add(path)
+
+    def remove_small_parts(self) -> None:
+        with self._lock:
+            parts, self._small_parts = self._small_parts, set()
+        for path in parts:
+            with contextlib.suppress(OSError):
+                os.unlink(path)
+
     def drop_part(self, path: bytes | None) -> None:
         with self._lock:
             if path is not None:
                 self.parts.discard(path)
+                self._small_parts.discard(path)
 
 
 def outcome_of(file: SourceFile, state: FileState, **details: Any) -> FileOutcome:

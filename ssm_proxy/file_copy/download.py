@@ -11,28 +11,25 @@ import threading
 from ssm_proxy.file_copy.board import Range
 from ssm_proxy.file_copy.checksums import InBackground, differing, hash_stretch, local_blocks, node_blocks
 from ssm_proxy.file_copy.context import MOST_REPAIRS, AgainNeeded, Context, LinkFace, explain, outcome_of
-from ssm_proxy.file_copy.local_file import LocalTarget, SharedFile, find_local_part, look_at_local_target
+from ssm_proxy.file_copy.local_file import (
+    CAREFUL,
+    LocalTarget,
+    SharedFile,
+    find_local_part,
+    is_ours_alone,
+    look_at_local_target,
+    open_part,
+)
 from ssm_proxy.file_copy.names import part_path, shown
-from ssm_proxy.file_copy.node_files import read_range
+from ssm_proxy.file_copy.node_files import read_range, read_whole
 from ssm_proxy.file_copy.ranges import RangeList
-from ssm_proxy.file_copy.upload import GROWTH_LIMIT, PERMISSIONS
+from ssm_proxy.file_copy.upload import PERMISSIONS
 from ssm_proxy.file_copy.values import SPLIT_BYTES, FileError, FileOutcome, FileState, SourceFile
 from ssm_proxy.sftp import packets
 from ssm_proxy.sftp.connection import SftpConnection
 from ssm_proxy.sftp.packets import Attributes
 
-_CAREFUL = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
-_NEW_PART = os.O_RDWR | os.O_CREAT | os.O_EXCL | _CAREFUL
-
-
-def _open_part(part: bytes) -> int:
-    """Open a part that is there, although it may be of a read-only file: the permissions are those it will have."""
-    permissions = stat.S_IMODE(os.lstat(part).st_mode)
-    os.chmod(part, permissions | stat.S_IRUSR | stat.S_IWUSR)
-    try:
-        return os.open(part, os.O_RDWR | _CAREFUL)
-    finally:
-        os.chmod(part, permissions)
+_NEW_PART = os.O_RDWR | os.O_CREAT | os.O_EXCL | CAREFUL
 
 
 class Download:
@@ -73,6 +70,8 @@ class Download:
     @property
     def is_split(self) -> bool:
         return self.file.size > SPLIT_BYTES
+
+    may_be_written_late = False
 
     @property
     def wants_check(self) -> bool:
@@ -127,32 +126,19 @@ class Download:
         return False
 
     async def _read_whole(self, sftp: SftpConnection, handle: bytes) -> bytes:
-        first = self.file.size
-        reads = [
-            sftp.read(handle, start, min(sftp.read_bytes, first - start)) for start in range(0, first, sftp.read_bytes)
-        ]
-        more = sftp.read(handle, first, sftp.read_bytes)  # none, unless it has grown; files of /proc say 0
-        pieces = []
-        position = 0
-        for read in reads:
-            wanted = min(sftp.read_bytes, first - position)
-            data = await read
-            if len(data) < wanted:
-                data += await read_range(sftp, handle, Range(position + len(data), wanted - len(data)))
-            pieces.append(data)
-            position += len(data)
-            if len(data) < wanted:
-                is_all = (await sftp.fstat(handle)).size == first and not await sftp.read(handle, position, 1)
-                if not is_all:
-                    raise FileError("it became shorter while it was read; nothing was put in its place")
-                break  # files of /sys say 4096, whatever is in them
-        while data := await more:
-            pieces.append(data)
-            position += len(data)
-            if position > GROWTH_LIMIT:
-                raise FileError("it grows while it is read")
-            more = sftp.read(handle, position, sftp.read_bytes)
-        return b"".join(pieces)
+        """Read the file as it is at one moment, as far as its size and its time tell.
+
+        Raises:
+            FileError: it changes all the time.
+        """
+        before = (self.file.size, self.file.times[1])
+        for _ in range(1 + MOST_REPAIRS):
+            data, after = await read_whole(sftp, handle, before[0])
+            state = (after.size or 0, (after.times or self.file.times)[1])
+            if state == before or not state[0]:  # files of /proc are said to be empty
+                return data
+            before = state
+        raise FileError("it changes all the time while it is read; nothing was put in its place")
 
     def _grew(self, size: int) -> None:
         if size != self._size:
@@ -168,9 +154,14 @@ class Download:
             # Nobody may read the part who may not read the file that it becomes.
             permissions = self._target.existing.st_mode & PERMISSIONS
         try:
-            self._output = SharedFile(os.open(self._part, _NEW_PART, permissions))
+            fd = os.open(self._part, _NEW_PART, permissions)
         except PermissionError as error:
             raise FileError("nothing can be put into its folder here: permission denied") from error
+        self._output = SharedFile(fd)
+        if self.is_split:
+            is_ours_alone(fd)
+        else:
+            self._context.small_part(self._part)
         return self._output
 
     async def is_there_already(self, link: LinkFace) -> bool:
@@ -220,7 +211,7 @@ class Download:
         folder = os.path.dirname(self._target.path) or b"."
         if hasattr(os, "statvfs"):
             free = os.statvfs(folder)
-            if free.f_bavail * free.f_frsize < size:
+            if free.f_blocks and free.f_bavail * free.f_frsize < size:
                 raise FileError(
                     f"the disk here has room for {free.f_bavail * free.f_frsize} bytes, and {size} are needed"
                 )
@@ -250,12 +241,9 @@ class Download:
                 return True
         if self._part is None:
             found = find_local_part(self._target.path)
-            if found is None:
+            if found is None or not self._take_over(found):
                 return False
-            part = part_path(self._target.path)
-            os.rename(found, part)  # from now on it is nobody else's
-            self._part = part
-            self._output = SharedFile(_open_part(part))
+        assert self._part is not None
         assert self._output is not None
         self._is_fresh = False
         self._context.keep_part(self._part)
@@ -267,6 +255,22 @@ class Download:
         self._context.found(there_bytes)
         self._context.notice(f"{self.shown_source}: {there_bytes} of {size} bytes are there already")
         self._set(missing)
+        return True
+
+    def _take_over(self, found: bytes) -> bool:
+        """Make a part that is there ours, under a new name; not one that another copy writes to."""
+        assert self._target is not None
+        try:
+            fd = open_part(found)
+        except OSError:
+            return False
+        if not is_ours_alone(fd):
+            os.close(fd)
+            self._context.notice(f"{self.shown_source}: another copy is at work on the part that is there")
+            return False
+        self._part = part_path(self._target.path)
+        self._output = SharedFile(fd)
+        os.rename(found, self._part)
         return True
 
     def _missing(self, link: LinkFace, file: SharedFile, size: int) -> list[tuple[int, int]] | None:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, cast
 
 from ssm_proxy.errors import CopyError, SsmProxyError
 from ssm_proxy.file_copy.board import Board
@@ -132,8 +133,7 @@ class Engine:
                 self._board.wait(STEP_S)
             if self._planning_error is not None:
                 raise self._planning_error
-            if self._end is not None:
-                self._end.finish(self._left_out)
+            self._finish_folders()
         except SsmProxyError as error:
             self._stop(planner)
             if self._context.parts:
@@ -142,9 +142,10 @@ class Engine:
             raise
         except BaseException:
             self._stop(planner)
-            self._tell()
-            self._context.notice(f"interrupted; {self._what_is_left()}")
-            self._tell()
+            with contextlib.suppress(Exception):  # it may be the callback that ended all
+                self._tell()
+                self._context.notice(f"interrupted; {self._what_is_left()}")
+                self._tell()
             raise
         self._tell()
         self._node.close()
@@ -170,9 +171,33 @@ class Engine:
             return "the same command with --resume leaves out what is in place"
         return "no file was completed"
 
+    def _finish_folders(self) -> None:
+        """Set permissions and times of folders, which takes links as well."""
+        end = self._end
+        if end is None:
+            return
+        errors: list[Exception] = []
+
+        def finish() -> None:
+            try:
+                end.finish(self._left_out)
+            except Exception as error:  # noqa: BLE001 - the boundary of a thread: raised again below
+                errors.append(error)
+
+        finisher = threading.Thread(target=finish, name="ssm-proxy copy folders", daemon=True)
+        finisher.start()
+        while finisher.is_alive():
+            self._pool.manage(time.monotonic())
+            finisher.join(STEP_S)
+        if errors:
+            raise errors[0]
+
     def _stop(self, planner: threading.Thread) -> None:
         self._board.cancel()
         self._pool.close()
+        for job in self._board.unfinished():
+            cast("FileCopy", job).close()
+        self._context.remove_small_parts()
         planner.join(2.0)
 
     def _plan(self, plan: Plan, make_job: Callable[[SourceFile, Context], FileCopy]) -> None:

@@ -26,6 +26,8 @@ UNDER_WAY_S = 1.0
 MEMORY_UNDER_WAY = 16 * 1024 * 1024
 """Of all links together."""
 CLEAN_UP_S = 3.0
+BUSY_S = 2.0
+"""A turn that only waits takes a quarter of a second."""
 RATE_OVER_S = 0.5
 
 
@@ -71,6 +73,7 @@ class Link:
         """Whether it has brought any work to its end."""
         self.heard_at = time.monotonic()
         """When the node last said something, or there was nothing to hear."""
+        self._turned_at = time.monotonic()
         self._thread = threading.Thread(target=self._run, name="ssm-proxy copy", daemon=True)
 
     @property
@@ -95,8 +98,8 @@ class Link:
 
     @property
     def stands_still(self) -> bool:
-        """Whether an answer is awaited; not while a command runs, which has a limit of its own."""
-        return bool(self._under_way) and not self.shell.is_running
+        """Whether an answer is awaited; not while it is busy itself, with a command on the node or checksums here."""
+        return bool(self._under_way) and time.monotonic() - self._turned_at < BUSY_S
 
     async def handle(self, owner: object, path: bytes, flags: int) -> bytes:
         """See ``LinkFace``."""
@@ -120,7 +123,8 @@ class Link:
         finally:
             if self._sftp is not None:
                 self._sftp.close()
-            self._board.lost(self)
+            for job in self._board.lost(self):
+                self._give_up(cast("SplitCopy", job))
             with contextlib.suppress(Exception):  # whatever is wrong with it, it is gone
                 self.client.close()
             self._ended(self, error)
@@ -129,6 +133,9 @@ class Link:
         channel, self._sftp = open_sftp(self.transport)
         while not self._is_stopped and not self._board.is_cancelled:
             now = time.monotonic()
+            if now - self._turned_at > BUSY_S:
+                self.heard_at = now
+            self._turned_at = now
             self._take_work(now)
             if self._failure is not None:
                 raise self._failure
@@ -271,6 +278,12 @@ class Link:
             self._context.tell(job.failure(error))
             job.is_over = True
             await job.abandon(self)
+            job.close()
+
+    def _give_up(self, job: SplitCopy) -> None:
+        """Leave a file out at which links are lost again and again. What there is of it stays: none can remove it."""
+        if self._board.over(job):
+            self._context.tell(job.failure(FileError("the session was lost each time that it was tried")))
             job.close()
 
     def _done(self, work: Work, error: BaseException | None) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import stat
 import threading
@@ -12,6 +13,9 @@ from ssm_proxy.file_copy.names import is_part_of
 from ssm_proxy.file_copy.values import FileError
 
 _STEP_BYTES = 64 * 1024
+
+
+CAREFUL = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
 
 
 class SharedFile:
@@ -158,3 +162,47 @@ def find_local_part(target: bytes) -> bytes | None:
                 if largest is None or size > largest[0]:
                     largest = size, entry.name
     return None if largest is None else os.path.join(folder, largest[1])
+
+
+def open_part(part: bytes) -> int:
+    """Open a part that is there, although it may be of a read-only file: the permissions are those it will have.
+
+    Raises:
+        OSError: it is not what it was taken for.
+    """
+    reading = os.open(part, os.O_RDONLY | os.O_NONBLOCK | CAREFUL)
+    try:
+        status = os.fstat(reading)
+        if not stat.S_ISREG(status.st_mode) or status.st_uid != os.geteuid():
+            raise OSError(errno.EPERM, "it is no part of ours")
+        os.fchmod(reading, stat.S_IMODE(status.st_mode) | stat.S_IRUSR | stat.S_IWUSR)
+        try:
+            return os.open(part, os.O_RDWR | CAREFUL)
+        finally:
+            os.fchmod(reading, stat.S_IMODE(status.st_mode))
+    finally:
+        os.close(reading)
+
+
+def is_ours_alone(fd: int) -> bool:
+    """Say that a part is in use; give whether it was not. A copy that still runs must not write into another's file."""
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:  # a file system without locks
+        pass
+    return True
+
+
+def open_source(path: bytes) -> SharedFile:
+    """Open a file here; what was put in its place since it was found may be a FIFO, and must not hold us up."""
+    source = SharedFile(os.open(path, os.O_RDONLY | os.O_NONBLOCK))
+    if not stat.S_ISREG(source.stat().st_mode):
+        source.close()
+        raise FileError("it is no regular file any more, and was left out")
+    return source
+
+
+def has_changed(before: os.stat_result, after: os.stat_result) -> bool:
+    return (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns)

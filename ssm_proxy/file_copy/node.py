@@ -59,6 +59,7 @@ class Node:
             try:
                 return run_to_end(transport, channel, sftp, [make(sftp) for make in makes], is_wanted=self._is_wanted)
             except LinkLost as lost:
+                channel.close()  # it may be this one alone that does not answer
                 self._open = None
                 if not self._is_wanted():
                     raise lost.error from lost

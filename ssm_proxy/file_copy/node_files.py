@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Collection
 from typing import NamedTuple
 
 from ssm_proxy.file_copy.board import Range
 from ssm_proxy.file_copy.names import is_part_of
-from ssm_proxy.file_copy.values import FileError
+from ssm_proxy.file_copy.values import GROWTH_LIMIT, FileError
 from ssm_proxy.sftp import packets
 from ssm_proxy.sftp.connection import SftpConnection, SftpStatus
 from ssm_proxy.sftp.packets import Attributes
+
+QUIET_S = 2.5
+"""SFTP's times have whole seconds."""
 
 
 class Existing(NamedTuple):
@@ -54,20 +59,28 @@ async def look_at_target(sftp: SftpConnection, target: bytes) -> tuple[bytes, Ex
     return target, Existing(target, found)
 
 
-async def find_part(sftp: SftpConnection, target: bytes) -> bytes | None:
+async def find_part(sftp: SftpConnection, target: bytes, in_use: Collection[bytes]) -> bytes | None:
     """Give the largest part that an interrupted copy to the same target left."""
     folder, _, _ = target.rpartition(b"/")
     folder = folder or b"/"
+    ours = {path.rpartition(b"/")[2] for path in in_use}
     largest: tuple[int, bytes] | None = None
     handle = await sftp.open_folder(folder)
     while entries := await sftp.read_folder(handle):
         for name, attributes in entries:
-            if is_part_of(name, target) and attributes.is_regular:
+            if is_part_of(name, target) and attributes.is_regular and name not in ours:
                 size = attributes.size or 0
                 if largest is None or size > largest[0]:
                     largest = size, name
     await sftp.close_handle(handle)
     return None if largest is None else folder.rstrip(b"/") + b"/" + largest[1]
+
+
+async def is_quiet(sftp: SftpConnection, path: bytes) -> bool:
+    """Watch a file for a moment; give whether nobody writes to it, as a copy that still runs would."""
+    before = await sftp.lstat(path)
+    time.sleep(QUIET_S)  # the link has nothing better to do: it is about to compute checksums
+    return await sftp.lstat(path) == before
 
 
 async def make_part(sftp: SftpConnection, part: bytes, permissions: int) -> bytes:
@@ -143,3 +156,47 @@ async def read_range(sftp: SftpConnection, handle: bytes, piece: Range) -> bytes
         if len(data) < wanted:
             break
     return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+
+async def read_whole(sftp: SftpConnection, handle: bytes, size: int) -> tuple[bytes, Attributes]:
+    """Read a small file to its end; give its attributes, too, as they are behind what was read.
+
+    Args:
+        size: what it is said to have.
+
+    Raises:
+        FileError: it became shorter meanwhile, or it grows.
+    """
+    step = sftp.read_bytes
+    starts = range(0, size, step)
+    reads = [sftp.read(handle, start, min(step, size - start)) for start in starts]
+    looked = sftp.fstat(handle)
+    pieces = []
+    position = 0
+    is_cut_off = False
+    for start, read in zip(starts, reads, strict=True):
+        wanted = min(step, size - start)
+        data = await read
+        if is_cut_off:
+            continue
+        if len(data) < wanted:
+            data += await read_range(sftp, handle, Range(start + len(data), wanted - len(data)))
+            is_cut_off = len(data) < wanted
+        pieces.append(data)
+        position += len(data)
+    try:
+        after = await looked
+    except SftpStatus:  # what it does not tell has not changed
+        after = Attributes(size=size)
+    if is_cut_off:
+        if after.size == size and not await sftp.read(handle, position, 1):
+            return b"".join(pieces), after  # files of /sys say 4096, whatever is in them
+        if ((await sftp.fstat(handle)).size or 0) < size:
+            raise FileError("it became shorter while it was read; nothing was put in its place")
+    if not after.size:
+        while data := await sftp.read(handle, position, step):
+            pieces.append(data)
+            position += len(data)
+            if position > GROWTH_LIMIT:
+                raise FileError("it grows while it is read")
+    return b"".join(pieces), after

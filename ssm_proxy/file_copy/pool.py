@@ -65,8 +65,10 @@ class Pool:
         self._links: list[Link] = []
         self._opening = 0
         self._is_closed = False
-        self._failures = 0
+        self._failures = 0  # to open one, in a row
+        self._useless = 0  # that ended before they had brought anything, in a row
         self._error: SsmProxyError | None = None
+        self._openers: list[threading.Thread] = []
         self._next_at = 0.0
         self._has_told_fewer = False
         self.most_at_once = 0
@@ -108,19 +110,21 @@ class Pool:
         with self._lock:
             working, opening, error = len(self._links), self._opening, self._error
         if error is not None and not working and not opening:
-            if self._failures >= FAILURES_IN_A_ROW or not _is_temporary(error):
+            if max(self._failures, self._useless) >= FAILURES_IN_A_ROW or not _is_temporary(error):
                 raise error
         elif self._failures >= FAILURES_IN_A_ROW or (error is not None and not _is_temporary(error)):
             if not self._has_told_fewer and error is not None:
                 self._has_told_fewer = True
                 self._context.notice(f"going on with {working} sessions, no more can be opened: {error.message}")
-            if now < self._next_at:
+            if error is not None and not _is_temporary(error):  # trying again and again may lock the user out
                 return
         wanted = min(self._most, self._board.wanted_links)
         if working + opening < wanted and opening < OPENED_AT_ONCE and now >= self._next_at:
             with self._lock:
                 self._opening += 1
-            threading.Thread(target=self._open, name="ssm-proxy copy opening", daemon=True).start()
+            opener = threading.Thread(target=self._open, name="ssm-proxy copy opening", daemon=True)
+            self._openers = [each for each in self._openers if each.is_alive()] + [opener]
+            opener.start()
 
     def close(self) -> None:
         """End all links; in bounded time."""
@@ -132,6 +136,9 @@ class Pool:
         until = time.monotonic() + JOIN_S
         for link in links:
             link.join(max(0.0, until - time.monotonic()))
+            link.cut()  # harmless for one that has ended
+        for opener in self._openers:
+            opener.join(max(0.0, until - time.monotonic()))
 
     def _cut_what_stands_still(self, now: float) -> None:
         with self._lock:
@@ -196,10 +203,11 @@ class Pool:
             if error is not None:
                 logger.info("a session of the copy ended: %s (%s)", error.message, error.cause)
                 if link.has_delivered:  # a bad network, or a node that was restarted
-                    self._failures = 0
+                    self._failures = self._useless = 0
                     self._error = error
                     self._next_at = time.monotonic() + FIRST_PAUSE_S * random.random()
                 else:
+                    self._useless += 1
                     self._failed(error)
         self._board.wake()
 

@@ -10,7 +10,6 @@ import contextlib
 import hashlib
 import os
 import select
-import stat
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -28,6 +27,7 @@ from ssm_proxy.file_copy.node_files import (
     read_range,
     why_not_written,
 )
+from ssm_proxy.file_copy.upload import PERMISSIONS
 from ssm_proxy.file_copy.values import RANGE_BYTES, FileError, FileOutcome, FileState
 from ssm_proxy.sftp import packets
 from ssm_proxy.sftp.connection import SftpStatus
@@ -73,7 +73,6 @@ class _Stream:
         self.context = context
         self.lock = threading.Lock()
         self.given_back: deque[Range] = deque()
-        self.is_over = False
         self.is_verified = False
         self.digests = _Digests()
 
@@ -109,6 +108,7 @@ class FromInput:
 
     is_split = True
     wants_check = False
+    may_be_written_late = True
     shown_source = "-"
 
     def __init__(self, fd: int, target: bytes, context: Context, wake: Callable[[], None]) -> None:
@@ -163,7 +163,10 @@ class FromInput:
         self._target, self._existing = await look_at_target(link.sftp, self._target)
         if self._part is None:
             self._part = part_path(self._target)
-        await link.sftp.close_handle(await make_part(link.sftp, self._part, NEW_FILE))
+        # Nobody may read the part who may not read the file that it becomes.
+        permissions = NEW_FILE if self._existing is None else self._existing.attributes.permissions
+        permissions = NEW_FILE if permissions is None else permissions & PERMISSIONS
+        await link.sftp.close_handle(await make_part(link.sftp, self._part, permissions))
         if self._reader is None:
             self._stream.context.begin_useless(self)
             self._reader = threading.Thread(target=self._read, name="ssm-proxy copy input", daemon=True)
@@ -218,7 +221,7 @@ class FromInput:
         if self._stream.wants_verification and not self._stream.is_verified:
             self._stream.verify(link, self._part, self._position)
         if self._existing is not None and (permissions := self._existing.attributes.permissions) is not None:
-            await link.sftp.setstat(self._part, Attributes(permissions=stat.S_IMODE(permissions)))
+            await link.sftp.setstat(self._part, Attributes(permissions=permissions & PERMISSIONS))
         self._rename_sent = True
         await put_in_place(link.sftp, self._part, self._target)
 
@@ -259,6 +262,7 @@ class ToOutput:
 
     is_split = True
     wants_check = False
+    may_be_written_late = False
 
     def __init__(
         self, fd: int, source: bytes, context: Context, wake: Callable[[], None], is_wanted: Callable[[], bool]

@@ -5,19 +5,19 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-import stat
 import threading
 from enum import Enum
 
 from ssm_proxy.file_copy.board import Range
 from ssm_proxy.file_copy.checksums import InBackground, differing, local_blocks, node_blocks
 from ssm_proxy.file_copy.context import MOST_REPAIRS, AgainNeeded, Context, LinkFace, explain, outcome_of
-from ssm_proxy.file_copy.local_file import SharedFile
+from ssm_proxy.file_copy.local_file import SharedFile, has_changed, open_source
 from ssm_proxy.file_copy.names import part_path, shown
 from ssm_proxy.file_copy.node_files import (
     Existing,
     find_part,
     is_in_place,
+    is_quiet,
     look_at_target,
     make_part,
     put_in_place,
@@ -25,7 +25,7 @@ from ssm_proxy.file_copy.node_files import (
     why_not_written,
 )
 from ssm_proxy.file_copy.ranges import RangeList
-from ssm_proxy.file_copy.values import SPLIT_BYTES, FileError, FileOutcome, FileState, SourceFile
+from ssm_proxy.file_copy.values import GROWTH_LIMIT, SPLIT_BYTES, FileError, FileOutcome, FileState, SourceFile
 from ssm_proxy.sftp import packets
 from ssm_proxy.sftp.connection import SftpConnection, SftpStatus
 from ssm_proxy.sftp.packets import Attributes
@@ -34,9 +34,6 @@ PERMISSIONS = 0o777
 """What is copied: not set-uid, set-gid and sticky bits, which mean something else for another owner."""
 _WORKABLE = 0o600
 """What a part needs while several links write to it."""
-
-GROWTH_LIMIT = 64 * SPLIT_BYTES
-"""A small file that has grown to this since it was found is given up."""
 
 
 class _Phase(Enum):
@@ -85,6 +82,8 @@ class Upload:
     @property
     def is_split(self) -> bool:
         return self.file.size > SPLIT_BYTES
+
+    may_be_written_late = True
 
     @property
     def wants_check(self) -> bool:
@@ -140,11 +139,11 @@ class Upload:
 
     def _read_whole(self) -> bytes:
         """Read the file as it is at one moment."""
-        with contextlib.closing(_open_source(self.file.source)) as source:
+        with contextlib.closing(open_source(self.file.source)) as source:
             for _ in range(1 + MOST_REPAIRS):
                 before = source.stat()
                 data = source.read_all(GROWTH_LIMIT)
-                if not _has_changed(before, source.stat()):
+                if not has_changed(before, source.stat()):
                     self._grew(len(data))
                     return data
         raise FileError("it changes all the time; nothing was put in its place")
@@ -198,7 +197,7 @@ class Upload:
             FileError, OSError, SftpStatus: it cannot be copied.
         """
         sftp = link.sftp
-        source = self._source = self._source or _open_source(self.file.source)
+        source = self._source = self._source or open_source(self.file.source)
         self._before = source.stat()
         self._grew(self._before.st_size)
         size = self._size
@@ -237,12 +236,9 @@ class Upload:
                 self._set([])
                 return True
         if not self._is_claimed:
-            found = await find_part(link.sftp, self._target)
-            if found is None:
+            found = await find_part(link.sftp, self._target, self._context.parts_in_use())
+            if found is None or not await self._take_over(link.sftp, found):
                 return False
-            self._part = part_path(self._target)
-            await link.sftp.rename(found, self._part)  # from now on it is nobody else's
-            self._is_claimed = True
         assert self._part is not None
         self._context.keep_part(self._part)
         await link.sftp.setstat(self._part, Attributes(size=size))
@@ -256,6 +252,22 @@ class Upload:
         self._context.found(there)
         self._context.notice(f"{self.shown_source}: {there} of {size} bytes are there already")
         self._set(missing)
+        return True
+
+    async def _take_over(self, sftp: SftpConnection, found: bytes) -> bool:
+        """Make a part that is there ours, under a new name; not one that another copy or another user has."""
+        if not await is_quiet(sftp, found):
+            self._context.notice(f"{self.shown_source}: another copy is at work on the part that is there")
+            return False
+        part = part_path(self._target)
+        try:
+            # Only its owner may do that: what becomes the target must be nobody else's to change.
+            await sftp.setstat(found, Attributes(permissions=self._first_permissions() | _WORKABLE))
+            await sftp.rename(found, part)
+        except SftpStatus:
+            return False
+        self._part = part
+        self._is_claimed = True
         return True
 
     def _set(self, stretches: list[tuple[int, int]]) -> None:
@@ -330,13 +342,13 @@ class Upload:
             return
         if not self._is_verified:
             before, after = self._source_now()
-            has_changed = _has_changed(before, after)
-            if has_changed and not self._is_calm:
+            is_changed = has_changed(before, after)
+            if is_changed and not self._is_calm:
                 # What a slow link has read before the change is written before the next round ends.
                 self._is_calm = True
                 self._set([])
                 raise AgainNeeded
-            if has_changed or self._context.wants_checksum(is_split=True):
+            if is_changed or self._context.wants_checksum(is_split=True):
                 await self._verify(link)
             if after.st_size > self._size:
                 self._context.notice(
@@ -476,16 +488,3 @@ class Upload:
     def failure(self, error: Exception) -> FileOutcome:
         what = "it cannot be read" if isinstance(error, OSError) else "it cannot be written"
         return outcome_of(self.file, FileState.FAILED, error=explain(error, what))
-
-
-def _open_source(path: bytes) -> SharedFile:
-    """Open a file here; what was put in its place since it was found may be a FIFO, and must not hold us up."""
-    source = SharedFile(os.open(path, os.O_RDONLY | os.O_NONBLOCK))
-    if not stat.S_ISREG(source.stat().st_mode):
-        source.close()
-        raise FileError("it is no regular file any more, and was left out")
-    return source
-
-
-def _has_changed(before: os.stat_result, after: os.stat_result) -> bool:
-    return (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns)

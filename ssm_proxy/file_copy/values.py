@@ -12,6 +12,8 @@ SPLIT_BYTES = 1024 * 1024
 """Files larger than this are cut into ranges that different sessions copy."""
 RANGE_BYTES = 128 * 1024
 """An eighth of a second of one session at the agent's pace: how much later than the others the last one may be done."""
+GROWTH_LIMIT = 64 * SPLIT_BYTES
+"""A small file that has grown by so much while it was read is given up."""
 MOST_SESSIONS = 8
 """Opened unless the user says otherwise."""
 SESSIONS_LIMIT = 32

@@ -161,7 +161,7 @@ class SftpConnection:
         for kind, body in self._reader.feed(data):
             if self._extensions is None:
                 if kind != packets.VERSION_REPLY:
-                    raise MalformedMessage("what answers is no SFTP server", hint=_NO_SFTP_HINT)
+                    raise MalformedMessage("what answers is no SFTP server", hint=NO_SFTP_HINT)
                 self._extensions = packets.decode_version(body)
                 continue
             request_id, reply = packets.decode_reply(kind, body)
@@ -327,7 +327,9 @@ class SftpConnection:
             values = packets.decode_u64s(await self._request(packets.EXTENDED, request, _extended), 5)
         except SftpStatus:
             return None
-        return values[4] * values[1]  # f_bavail in units of f_frsize
+        return (
+            values[4] * values[1] if values[2] else None
+        )  # f_bavail in units of f_frsize; no f_blocks: it does not say
 
     async def expand_path(self, path: bytes) -> bytes | None:
         """Give the path that one with ``~`` stands for; None if the server cannot tell."""
@@ -354,7 +356,7 @@ class SftpConnection:
         return request_id
 
 
-_NO_SFTP_HINT = (
+NO_SFTP_HINT = (
     "look for lines like 'Subsystem sftp' in the node's sshd_config, and for commands in its shell's start files that "
     "print something"
 )

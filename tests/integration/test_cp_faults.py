@@ -250,3 +250,28 @@ def test_sessions_are_not_opened_in_a_burst(
         with known(copier, server):
             copier.both_ways(tmp_path, sessions=8)
     assert copier.most_sessions > 1
+
+
+@pytest.mark.parametrize(
+    ("settings", "hint"),
+    [(("MaxSessions 1",), "MaxSessions"), (("Subsystem sftp /bin/false",), "Subsystem sftp")],
+    ids=["one channel", "no SFTP"],
+)
+def test_a_node_that_cannot_be_copied_to_says_so_at_once(
+    make_copier: Callable[..., Copier],
+    tmp_path: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+    key: Key,
+    settings: tuple[str, ...],
+    hint: str,
+) -> None:
+    folder = tmp_path_factory.mktemp("sshd") / "own"
+    folder.mkdir()
+    with Sshd(folder, key.public, settings=settings) as server:
+        copier = make_copier(nodes=(Node(node_id=REAL, ssh_address=("127.0.0.1", server.port)),))
+        (tmp_path / "here").write_bytes(b"data")
+        with known(copier, server), pytest.raises(SsmProxyError) as caught:
+            copier(tmp_path / "here", f"{REAL}:{tmp_path / 'there'}")
+    assert hint in (caught.value.hint or "")
+    assert len(copier.emulator.sessions()) == 1
+    assert not (tmp_path / "there").exists()

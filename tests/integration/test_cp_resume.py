@@ -13,6 +13,7 @@ from copies import Copier, InTheMiddle, flip, parts, tree
 from nodes import MIB
 
 from ssm_proxy.api.copying import CopyResult, Progress
+from ssm_proxy.file_copy import node_files
 from ssm_proxy.file_copy.upload import Upload
 
 pytestmark = pytest.mark.integration
@@ -44,6 +45,12 @@ def interrupt(copier: Copier, source: Path, target: Path, *, is_upload: bool) ->
     assert (target.read_bytes() if target.exists() else None) == old
     (part,) = parts(target.parent)
     return part
+
+
+@pytest.fixture(autouse=True)
+def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody else writes to the parts of these tests."""
+    monkeypatch.setattr(node_files, "QUIET_S", 0.0)
 
 
 @BOTH_WAYS

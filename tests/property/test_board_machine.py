@@ -24,6 +24,7 @@ class FakeJob:
     def __init__(self, *, is_split: bool, wants_check: bool, pieces: int, is_stream: bool) -> None:
         self.is_split = is_split
         self.wants_check = wants_check
+        self.may_be_written_late = is_split and pieces % 2 == 0
         self.is_stream = is_stream
         self.size = pieces * RANGE_BYTES
         self.ranges = RangeList()

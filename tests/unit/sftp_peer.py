@@ -185,6 +185,8 @@ class LyingServer:
             if mode is None or mode < 0:
                 return packet(101, request + struct.pack(">I", 2 if mode is None else 3) + text(b"") + text(b""))
             return packet(105, request + self._attributes(mode))
+        if kind == 8:  # FSTAT
+            return packet(105, request + self._attributes(stat.S_IFREG | 0o644))
         if kind == 16:  # REALPATH
             real = self._real(first)
             if real is None:

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import threading
+from typing import Any
+
+import pytest
 
 from ssm_proxy.file_copy.board import (
     DOUBLED_AFTER,
+    MOST_LOSSES,
     MOST_QUEUED_FILES,
     MOST_SPLIT_AT_ONCE,
     SETTLED_AT_ONCE,
@@ -27,6 +31,8 @@ class Small:
     is_split = False
     size = 10
 
+    may_be_written_late = False
+
     def __init__(self, *, wants_check: bool = False) -> None:
         self.wants_check = wants_check
         self.has_all_ranges = True
@@ -41,6 +47,7 @@ class Small:
 class Large:
     is_split = True
     wants_check = False
+    may_be_written_late = False
 
     def __init__(self, pieces: int = 2) -> None:
         self.size = pieces * RANGE_BYTES
@@ -379,3 +386,56 @@ def test_whoever_waits_is_woken() -> None:
     board.wait(60)
     board.planned()
     board.wait(60)  # it is over: not at all
+
+
+def test_files_that_wait_to_be_verified_do_not_wait_for_all_others() -> None:
+    board = Board()
+    jobs = [Small() for _ in range(SETTLED_AT_ONCE + 1)]
+    for job in jobs:
+        board.add(job)
+    for job in jobs[:-1]:
+        work = board.take("link", 0)
+        assert work is not None
+        board.to_settle(job)
+        board.released("link", work)
+    work = board.take("link", 0)
+    assert work is not None
+    assert work.kind is Kind.SETTLE
+    assert len(work.jobs) == SETTLED_AT_ONCE
+
+
+@pytest.mark.parametrize("job", [Small(), Large()], ids=["small", "large"])
+def test_work_at_which_links_are_lost_again_and_again_is_given_up(job: Any) -> None:
+    board = Board()
+    board.add(job)
+    for _ in range(MOST_LOSSES - 1):
+        assert board.take("link", 0) is not None
+        assert board.lost("link") == []
+    assert board.take("link", 0) is not None
+    assert board.lost("link") == [job]
+    assert board.over(job)
+    assert board.take("link", 0) is None
+    board.planned()
+    assert board.is_over
+
+
+def test_a_file_is_not_finished_while_a_slow_link_may_still_write_to_it() -> None:
+    board = Board()
+    job = Large(1)
+    job.may_be_written_late = True
+    board.add(job)
+    board.planned()
+    prepare = board.take("slow", 0)
+    assert prepare is not None
+    board.done("slow", prepare)
+    slow = board.take("slow", 0)
+    quick = board.take("quick", DOUBLED_AFTER + 1)
+    assert slow is not None
+    assert quick is not None
+    assert quick.piece == slow.piece
+    board.done("quick", quick)
+    assert board.take("quick", DOUBLED_AFTER + 1) is None
+    assert board.lost("slow") == []
+    finish = board.take("quick", DOUBLED_AFTER + 1)
+    assert finish is not None
+    assert finish.kind is Kind.FINISH

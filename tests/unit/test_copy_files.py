@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import os
 import stat
 import subprocess
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ from unittest import mock
 import pytest
 from sftp_peer import SFTP_SERVER, Client, NoShell, OpenSshServer, PipeLink
 
+from ssm_proxy.file_copy import node_files
 from ssm_proxy.file_copy.board import Board, Kind, Range, Work
 from ssm_proxy.file_copy.checksums import SMALLEST_BLOCK
 from ssm_proxy.file_copy.context import AgainNeeded, Context, explain
@@ -268,6 +271,12 @@ def test_a_sparse_file_stays_sparse(client: Client, tmp_path: Path) -> None:
         copy.target.unlink()
 
 
+@pytest.fixture(autouse=True)
+def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody else writes to the parts of these tests, unless they do it themselves."""
+    monkeypatch.setattr(node_files, "QUIET_S", 0.0)
+
+
 # --- files that change ------------------------------------------------------------------------------------------------
 
 
@@ -334,6 +343,30 @@ def test_a_small_file_that_changes_is_copied_as_it_was_at_one_moment(client: Cli
     client.run(down.job.copy_whole(down.link))
     assert down.target.read_bytes() == b"0123456789 and more"
     assert down.job.outcome().size == 19
+
+
+def test_a_part_that_another_copy_writes_to_is_left_to_it(
+    client: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    down = Copy(client, tmp_path, content(LARGE), kind=Download, resume=True)
+    part = Path(os.fsdecode(part_path(os.fsencode(down.target))))
+    part.write_bytes(content(LARGE)[:-5])
+    with part.open("rb") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        client.run(down.job.prepare(down.link))
+    assert part.exists()
+    assert ["another copy is at work" in each for each in down.context.notices] == [True]
+    assert down.copy_ranges() == LARGE
+    client.run(down.job.abandon(down.link))
+    part.unlink()
+
+    up = Copy(client, tmp_path, content(LARGE), kind=Upload, resume=True)
+    part.write_bytes(content(LARGE)[:-5])
+    monkeypatch.setattr(time, "sleep", lambda _seconds: part.write_bytes(content(LARGE)[:-4]))
+    client.run(up.job.prepare(up.link))
+    assert part.exists()
+    assert ["another copy is at work" in each for each in up.context.notices] == [True]
+    assert up.copy_ranges() == LARGE
 
 
 # --- links that are lost, and what verifies ---------------------------------------------------------------------------

@@ -212,7 +212,7 @@ def test_every_byte_is_given_once_and_what_comes_back_once_more(
 
 
 def test_a_part_keeps_the_permissions_that_its_file_will_have(tmp_path: Path) -> None:
-    from ssm_proxy.file_copy.download import _open_part
+    from ssm_proxy.file_copy.local_file import open_part
 
     part = tmp_path / "part"
     part.write_bytes(b"x")
@@ -225,7 +225,7 @@ def test_a_part_keeps_the_permissions_that_its_file_will_have(tmp_path: Path) ->
         return real(path, flags)
 
     with mock.patch("os.open", open_it):
-        fd = _open_part(os.fsencode(part))
+        fd = open_part(os.fsencode(part))
     os.close(fd)
-    assert seen == [0o644]
+    assert seen == [0o444, 0o644]
     assert stat.S_IMODE(part.stat().st_mode) == 0o444
