@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import pathlib
 from collections.abc import Iterator, Sequence
 from itertools import groupby
 from typing import TYPE_CHECKING
@@ -68,7 +69,8 @@ def copy(
         preserve: keep permissions and times.
         resume: go on with what an interrupted copy left, after a check of what is there; leave out files that are there
             and equal.
-        checksum: compare SHA-256 on both sides before a file gets its name; None: of files that were cut into ranges.
+        checksum: compare SHA-256 on both sides before a file gets its name; None: of files above 1 MiB that several
+            sessions may have copied.
         sessions: at most so many, 1 to 32; None: as many as are worth it, up to 8.
         progress: called several times a second from the thread that called this, and for each file at its end. What it
             raises ends the copy.
@@ -110,7 +112,12 @@ def copy(
     )
     options = CopyOptions(recursive=recursive, preserve=preserve, resume=resume, checksum=checksum, sessions=sessions)
     several = [sources] if isinstance(sources, str | os.PathLike) else list(sources)
-    return copy_with(several, destination, options, access, progress)
+    return copy_with([_no_stream(each) for each in several], _no_stream(destination), options, access, progress)
+
+
+def _no_stream(path: Path) -> Path:
+    """Take ``-`` for a name: standard input and output are the command line's."""
+    return pathlib.PurePath(path) if path == "-" else path
 
 
 def copy_with(

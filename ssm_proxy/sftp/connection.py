@@ -53,13 +53,12 @@ class SftpStatus(Exception):
 class Pending(Generic[_T]):
     """An answer that may not have come yet. Several coroutines may await it."""
 
-    __slots__ = ("_convert", "reply", "tasks", "weight")
+    __slots__ = ("_convert", "reply", "tasks")
 
-    def __init__(self, convert: Callable[[packets.Reply], _T], weight: int) -> None:
+    def __init__(self, convert: Callable[[packets.Reply], _T]) -> None:
         self._convert = convert
         self.reply: packets.Reply | None = None
         self.tasks: list[Task] = []
-        self.weight = weight
 
     def __await__(self) -> Generator[Pending[Any], None, _T]:
         if self.reply is None:
@@ -133,8 +132,6 @@ class SftpConnection:
         self._extensions: dict[bytes, bytes] | None = None
         self._tasks: set[Task] = set()
         self._ready: deque[Task] = deque()
-        self.under_way_bytes = 0
-        """Of data that was asked for, or sent and not confirmed."""
         self.read_bytes = _DRAFT_BYTES
         """How much one READ may ask for."""
         self.write_bytes = _DRAFT_BYTES
@@ -168,7 +165,6 @@ class SftpConnection:
             pending = self._pending.pop(request_id, None)
             if pending is None:
                 raise MalformedMessage("the SFTP server answered a request that was not made")
-            self.under_way_bytes -= pending.weight
             pending.reply = reply
             self._ready += pending.tasks
         self.run()
@@ -250,11 +246,11 @@ class SftpConnection:
                 raise MalformedMessage(f"the SFTP server gave {len(data)} bytes where {size} were asked for")
             return data
 
-        return self._request(packets.READ, packets.encode_read(handle, offset, size), data_of, size)
+        return self._request(packets.READ, packets.encode_read(handle, offset, size), data_of)
 
     def write(self, handle: bytes, offset: int, data: bytes) -> Pending[None]:
         """Write all of ``data``, which is at most ``write_bytes`` long."""
-        pending = Pending(_nothing, len(data))
+        pending = Pending(_nothing)
         request_id = self._take_id(pending)
         self._to_send += (packets.encode_write_head(request_id, handle, offset, len(data)), data)
         return pending
@@ -343,8 +339,8 @@ class SftpConnection:
 
     # --- parts ------------------------------------------------------------------------------------------------------
 
-    def _request(self, kind: int, body: bytes, convert: Callable[[packets.Reply], _T], weight: int = 0) -> Pending[_T]:
-        pending = Pending(convert, weight)
+    def _request(self, kind: int, body: bytes, convert: Callable[[packets.Reply], _T]) -> Pending[_T]:
+        pending = Pending(convert)
         self._to_send.append(packets.encode_request(kind, self._take_id(pending), body))
         return pending
 
@@ -352,7 +348,6 @@ class SftpConnection:
         request_id = self._next_id
         self._next_id = (request_id + 1) & 0xFFFFFFFF
         self._pending[request_id] = pending
-        self.under_way_bytes += pending.weight
         return request_id
 
 

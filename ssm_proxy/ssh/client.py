@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, Final
 
 import paramiko
-from paramiko import MissingHostKeyPolicy, SSHClient, SSHException
+from paramiko import MissingHostKeyPolicy, SSHClient
 from paramiko.ssh_exception import IncompatiblePeer
 
 from ssm_proxy.errors import SshConnectFailed, SsmProxyError
@@ -113,30 +113,6 @@ def open_client(
     if settings.keepalive:
         transports[0].set_keepalive(settings.keepalive)
     return client
-
-
-@contextlib.contextmanager
-def ssh_errors(doing: str, why_ended: WhyEnded | None = None) -> Iterator[None]:
-    """Let no exception of paramiko or of a socket out of a ``with`` block that uses an open connection.
-
-    What SFTP says of a file (FileNotFoundError, PermissionError) has to be caught inside the block.
-
-    Args:
-        doing: what failed, for the message: ``reading FILE``.
-        why_ended: as for ``open_client``.
-
-    Raises:
-        SshConnectFailed: the connection broke.
-        SsmProxyError: by which the session ended.
-    """
-    try:
-        yield
-    except SsmProxyError:
-        raise
-    except (SSHException, EOFError, OSError) as error:
-        raise _own_error(error, why_ended) or SshConnectFailed(
-            f"the SSH connection broke while {doing}", cause=_reason(error)
-        ) from error
 
 
 class _Policy(MissingHostKeyPolicy):

@@ -91,7 +91,6 @@ class Machine:
         """Of the server, and no whole packet yet."""
         self.unanswered: dict[bytes, int] = {}
         """Type of each request, by its id."""
-        self.weights: dict[bytes, int] = {}
         self.started = 0
         self.ended: list[BaseException | None] = []
         self.is_over = False
@@ -200,7 +199,6 @@ class Machine:
             request_id = self.said[5:9]  # by chance, maybe
             self.said = self.said[4 + size :]
             self.unanswered.pop(request_id, None)
-            self.weights.pop(request_id, None)
 
     def take_requests(self) -> None:
         """Read what the client has sent, by the format's rules alone."""
@@ -214,9 +212,6 @@ class Machine:
             request_id = request[1:5]
             assert request_id not in self.unanswered
             self.unanswered[request_id] = request[0]
-            if request[0] in (packets.READ, packets.WRITE):
-                handle = int.from_bytes(request[5:9], "big")
-                self.weights[request_id] = int.from_bytes(request[17 + handle : 21 + handle], "big")
         assert not self.sent
 
     def check(self) -> None:
@@ -225,7 +220,6 @@ class Machine:
             if end is not None and not isinstance(end, SftpStatus | MalformedMessage):
                 raise end
         if not self.is_over:
-            assert self.sftp.under_way_bytes == sum(self.weights.values())
             assert self.sftp.is_idle == (not self.unanswered)
 
 

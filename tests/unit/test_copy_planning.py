@@ -21,7 +21,7 @@ from ssm_proxy.file_copy.download import Download
 from ssm_proxy.file_copy.node import Node
 from ssm_proxy.file_copy.plan_download import expand, plan_download
 from ssm_proxy.file_copy.plan_upload import Tell, plan_upload
-from ssm_proxy.file_copy.values import CopyOptions, SourceFile
+from ssm_proxy.file_copy.values import CopyOptions, FileError, SourceFile
 
 FOLDER, FILE, LINK, DEVICE = 0o40755, 0o100644, 0o120777, 0o20600
 
@@ -315,7 +315,7 @@ def run_download(server: LyingServer, destination: Path, sources: list[bytes]) -
         job = Download(file, context)
         try:
             client.run(job.copy_whole(PipeLink(client)))
-        except OSError as error:  # there is a folder of that name, or the name is too long
+        except (FileError, OSError) as error:  # there is a folder of that name, or the name is too long
             found.failures.append((file.source, str(error)))
             job.remove_part()
     end.finish(lambda source, target, text: found.failures.append((source, text)))
