@@ -64,7 +64,7 @@ class LocalShell:
     def __init__(self, shell: str = "sh", path: Path | None = None) -> None:
         command, *arguments = shell.split()
         self._command = [shutil.which(command) or command, *arguments, "-c"]
-        self._environment = {"PATH": os.environ["PATH"] if path is None else os.fspath(path), "HOME": "/nonexistent"}
+        self._environment = {"PATH": os.environ["PATH"] if path is None else os.fspath(path), "HOME": "/dev/null"}
         self.commands: list[str] = []
 
     def run(self, command: str, data: bytes) -> tuple[int, bytes] | None:
