@@ -133,12 +133,15 @@ def make_controller(
         f"IdentityFile {key.private}\nIdentitiesOnly yes\nIdentityAgent none\n"
         f"UserKnownHostsFile {user.folder / 'hosts_met'}\nGlobalKnownHostsFile /dev/null\n"
     )
+    # The node is this machine, whose other interpreters need not work.
+    python = user.folder / "python"
+    python.write_text(f'#!/bin/sh\nexec nice -n 10 {sys.executable} "$@"\n')
+    python.chmod(0o755)
     common = {
         "LC_ALL": "C.UTF-8",
         "ANSIBLE_CONFIG": str(EXAMPLE / "ansible.cfg"),
         "ANSIBLE_STDOUT_CALLBACK": "ansible.posix.json",
-        # The node is this machine, whose other interpreters need not work.
-        "ANSIBLE_PYTHON_INTERPRETER": f"nice -n 10 {sys.executable}",
+        "ANSIBLE_PYTHON_INTERPRETER": str(python),
         "ANSIBLE_REMOTE_TEMP": str(user.folder / "remote"),
         **{f"ANSIBLE_{name}_EXTRA_ARGS": f"-F {config}" for name in ("SSH", "SFTP", "SCP")},
     }
