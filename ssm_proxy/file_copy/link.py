@@ -23,7 +23,7 @@ LEAST_UNDER_WAY = 256 * 1024
 MOST_UNDER_WAY = 2 * 1024 * 1024
 UNDER_WAY_S = 1.0
 """What is under way lasts for so long: enough for every round trip, and little to do again when the link is lost."""
-MEMORY_UNDER_WAY = 16 * 1024 * 1024
+MEMORY_UNDER_WAY = 8 * 1024 * 1024
 """Of all links together."""
 CLEAN_UP_S = 3.0
 BUSY_S = 2.0
