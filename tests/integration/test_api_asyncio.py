@@ -178,6 +178,7 @@ def test_what_cannot_begin(service: Emulator) -> None:
     service.set_faults(Faults(stall_agent_s=5))
     with pytest.raises(ssm_proxy.TransportTimeout):
         asyncio.run(ssm_proxy.open_connection(EMBEDDED, timeout=0.3))
+    wait_until(lambda: not open_sessions(service), "the session is over", within=30)
 
 
 def test_a_refused_port(service: Emulator) -> None:

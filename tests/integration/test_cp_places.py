@@ -11,7 +11,10 @@ from pathlib import Path
 import pytest
 from copies import Copier, tree
 
+from ssm_proxy.api.copying import copy_with
+from ssm_proxy.api.ssh import Access
 from ssm_proxy.errors import CopyError, UsageError
+from ssm_proxy.file_copy.values import CopyOptions
 
 pytestmark = pytest.mark.integration
 
@@ -159,6 +162,7 @@ def test_patterns(real: Copier, there: Path, tmp_path: Path) -> None:
 
 def test_what_does_not_go_together(real: Copier, tmp_path: Path) -> None:
     node, here = real.remote("x"), tmp_path / "x"
+    access = Access(session=real.session, config_file=real.user.config)
     for sources, destination, options in (
         ([], here, {}),
         ([""], here, {}),
@@ -176,6 +180,6 @@ def test_what_does_not_go_together(real: Copier, tmp_path: Path) -> None:
         ([node], here, {"sessions": 33}),
     ):
         with pytest.raises(UsageError) as caught:
-            real.copy(sources, destination, **options)
+            copy_with(sources, destination, CopyOptions(**options), access, None)
         assert caught.value.message
     assert not here.exists()

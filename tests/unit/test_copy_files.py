@@ -17,7 +17,7 @@ import pytest
 from sftp_peer import SFTP_SERVER, Client, NoShell, OpenSshServer, PipeLink
 
 from ssm_proxy.file_copy import node_files
-from ssm_proxy.file_copy.board import Board, Kind, Range, Work
+from ssm_proxy.file_copy.board import SMALLEST_WEIGHT, Board, Kind, Range, Work
 from ssm_proxy.file_copy.checksums import SMALLEST_BLOCK
 from ssm_proxy.file_copy.context import AgainNeeded, Context, explain
 from ssm_proxy.file_copy.download import Download
@@ -538,4 +538,4 @@ def test_a_piece_after_the_end_is_refused(client: Client, tmp_path: Path) -> Non
 
 def test_work_tells_how_much_it_is() -> None:
     assert Work(Kind.RANGE, [], Range(0, 77)).weight == 77
-    assert Work(Kind.SETTLE, []).weight == 16384
+    assert Work(Kind.SETTLE, []).weight == SMALLEST_WEIGHT
