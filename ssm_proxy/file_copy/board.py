@@ -34,8 +34,6 @@ MOST_LOSSES = 8
 """After so many links were lost while they had the same work, it is the work."""
 FILES_WORTH_A_LINK = 64
 BYTES_WORTH_A_LINK = 2 * 1024 * 1024
-NO_RATE_FOR_S = 0.5
-"""Until then the rate of small files says little: the first link is still getting under way."""
 SMALLEST_WEIGHT = 8 * 1024
 
 
@@ -150,8 +148,6 @@ class Board:
         self._splits: dict[Job, _Split] = {}
         self._held: dict[Hashable, list[Work]] = {}
         self._unfinished: set[Job] = set()
-        self._small_began: float | None = None
-        self._small_done = 0
         self._losses: dict[tuple[Job, Range | None], int] = {}
         self._is_planned = False
         self.is_cancelled = False
@@ -192,21 +188,13 @@ class Board:
         with self._lock:
             return self.is_cancelled or (self._is_planned and not self._unfinished)
 
-    def wanted_links(self, now: float) -> int:
+    @property
+    def wanted_links(self) -> int:
         """For how many links there would be work now; more than can ever be had, where there is much."""
         with self._lock:
             whole = [*self._splits.values()]
             size = sum(split.job.size for split in whole) + sum(job.size for job in self._to_prepare)
-            return 1 + size // BYTES_WORTH_A_LINK + self._links_for_small_files(now)
-
-    def _links_for_small_files(self, now: float) -> int:
-        """As many as there are seconds left at the present rate: where files fly, another link would come too late."""
-        waiting = len(self._files)
-        elapsed = 0.0 if self._small_began is None else now - self._small_began
-        if elapsed < NO_RATE_FOR_S:
-            return 0
-        left = waiting * elapsed / self._small_done if self._small_done else float(waiting)
-        return min(waiting // FILES_WORTH_A_LINK, int(left))
+            return 1 + size // BYTES_WORTH_A_LINK + len(self._files) // FILES_WORTH_A_LINK
 
     def wait(self, timeout: float) -> None:
         """Wait until something may have changed."""
@@ -226,13 +214,13 @@ class Board:
         with self._changed:
             if self.is_cancelled:
                 return None
-            work = self._choose(now) or self._double(link, now)
+            work = self._choose() or self._double(link, now)
             if work is not None:
                 work.began = now
                 self._held.setdefault(link, []).append(work)
             return work
 
-    def _choose(self, now: float) -> Work | None:
+    def _choose(self) -> Work | None:
         for split in self._splits.values():  # a stream ends at some time, not when a piece of it is done
             self._look_at(split)
         if self._to_finish:
@@ -252,7 +240,6 @@ class Board:
         if len(self._to_settle) >= SETTLED_AT_ONCE:
             return Work(Kind.SETTLE, self._several(self._to_settle))
         if self._files:
-            self._small_began = now if self._small_began is None else self._small_began
             return Work(Kind.WHOLE, [self._files.popleft()])
         if self._to_settle:
             return Work(Kind.SETTLE, self._several(self._to_settle))
@@ -357,7 +344,6 @@ class Board:
         with self._changed:
             if job not in self._unfinished:
                 return False
-            self._small_done += not job.is_split
             self._unfinished.discard(job)
             self._splits.pop(job, None)
             self._changed.notify_all()

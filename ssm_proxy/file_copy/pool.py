@@ -118,7 +118,7 @@ class Pool:
                 self._context.notice(f"going on with {working} sessions, no more can be opened: {error.message}")
             if error is not None and not _is_temporary(error):  # trying again and again may lock the user out
                 return
-        wanted = min(self._most, self._board.wanted_links(now))
+        wanted = min(self._most, self._board.wanted_links)
         if working + opening < wanted and opening < OPENED_AT_ONCE and now >= self._next_at:
             with self._lock:
                 self._opening += 1

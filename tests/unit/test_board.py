@@ -358,27 +358,11 @@ def test_the_planner_waits_while_too_many_files_do() -> None:
 
 def test_links_are_wanted_for_what_there_is() -> None:
     board = Board()
-    assert board.wanted_links(1) == 1
+    assert board.wanted_links == 1
     board.add(Large(64))  # 8 MiB
-    assert board.wanted_links(1) == 5
+    assert board.wanted_links == 5
     take(board, "a")
-    assert board.wanted_links(1) == 5
-
-
-def test_links_are_wanted_for_small_files_when_one_would_take_long() -> None:
-    board = Board()
-    for _ in range(1000):
-        board.add(Small())
-    assert board.wanted_links(0) == 1
-    work = take(board, "a", 0)
-    assert board.wanted_links(0.4) == 1, "nothing is known yet"
-    assert board.wanted_links(0.6) == 1 + 999 // 64, "nothing comes"
-    board.over(work.job)
-    for _ in range(499):
-        board.over(take(board, "a", 0.1).job)
-    assert board.wanted_links(0.9) == 1, "the other half takes no second more"
-    assert board.wanted_links(2.5) == 1 + 2
-    assert board.wanted_links(25) == 1 + 500 // 64
+    assert board.wanted_links == 5
 
 
 def test_work_weighs_at_its_end_what_it_weighed_at_its_beginning() -> None:
