@@ -167,7 +167,7 @@ class Engine:
         """Say what an interrupted copy leaves."""
         if self._context.parts:
             return _resume_hint(self._context.parts)
-        if self._files + self._unchanged:
+        if self._context.total_files > 1:  # some may be complete without our having heard of it
             return "the same command with --resume leaves out what is in place"
         return "no file was completed"
 

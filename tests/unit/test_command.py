@@ -219,7 +219,9 @@ def test_a_signal_is_handed_to_all_of_the_command(
     with tempfile.TemporaryFile() as collected:
         target = subprocess.PIPE if separate else collected.fileno()
         running = tmp_path / "running"
-        script = f"trap 'echo caught; exit 5' INT TERM; echo > '{running}'; sleep 100; sleep 100"
+        # A child tells that it runs: one that was just being started would lose the signal, with every shell.
+        child = f'echo > "{running}"; exec sleep 100'
+        script = f"trap 'echo caught; exit 5' INT TERM; sh -c '{child}'; sleep 100"
         process = start(node, ["sh", "-c", script], target, target)
         _wait_for(running.exists)
         process.send_signal(number)
