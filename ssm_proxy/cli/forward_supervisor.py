@@ -40,6 +40,8 @@ DRAIN_TIME = 10.0
 """What local programs get to take the last output of a session that the service has ended."""
 COMMAND_DRAIN_TIME = 5.0
 """What the command sent last gets to arrive after it has ended."""
+LOOK_AGAIN_AFTER = 0.5
+"""Python handles a signal that comes just as its main thread begins to wait when that wait is over, not before."""
 STOP_TIMEOUT = 4.0
 """Longer than a session takes that was stopped by a signal."""
 
@@ -210,11 +212,13 @@ class ForwardSupervisor:
 
     def _next(self) -> _Happening | None:
         """Wait for what happens next; None if it took too long."""
-        left = None if self._until is None else max(0.0, self._until - time.monotonic())
-        try:
-            return self._happenings.get(timeout=left)
-        except Empty:
-            return None
+        while True:
+            left = LOOK_AGAIN_AFTER if self._until is None else max(0.0, self._until - time.monotonic())
+            try:
+                return self._happenings.get(timeout=min(left, LOOK_AGAIN_AFTER))
+            except Empty:
+                if self._until is not None and time.monotonic() >= self._until:
+                    return None
 
     def _give_up(self) -> int:
         if self._status is None:
