@@ -49,6 +49,7 @@ from ssm_proxy.transport.connecting import (
 from ssm_proxy.transport.heartbeat import Heartbeat
 from ssm_proxy.transport.poller import HANGUP, READ, make_poller
 from ssm_proxy.transport.recovery import Recovery
+from ssm_proxy.transport.signal_watch import signals_wake
 from ssm_proxy.transport.trace import MessageTrace
 from ssm_proxy.transport.websocket import WebSocketTransport
 
@@ -148,8 +149,9 @@ class Bridge:
         self._poller.set(self._wake_reader.fileno(), read=True)
         self._begin_attempt(now)
         try:
-            while not self._finished:
-                self._turn()
+            with signals_wake(self._wake_writer.fileno()):
+                while not self._finished:
+                    self._turn()
         finally:
             self._shut_down()
         if self._error is not None:

@@ -5,9 +5,31 @@ from __future__ import annotations
 import contextlib
 import signal
 import socket
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
 from types import FrameType
 from typing import Any
+
+
+@contextlib.contextmanager
+def signals_wake(fd: int) -> Iterator[None]:
+    """Have every signal write a byte to ``fd``, a non-blocking socket that the main thread polls the other end of.
+
+    Python runs a handler between two instructions. For a signal that comes behind the last of them, but before the
+    system call that waits, that would be after the wait. In another thread, or beside a loop that has asked for the
+    same, nothing is done.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.set_wakeup_fd(fd, warn_on_full_buffer=False)
+    if before != -1:
+        signal.set_wakeup_fd(before)
+    try:
+        yield
+    finally:
+        if before == -1:
+            signal.set_wakeup_fd(-1)
 
 
 class SignalWatch:

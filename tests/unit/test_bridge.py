@@ -149,6 +149,12 @@ class Harness:
             self.error = error
         self.close(self._bridge_output)
 
+    def run_here(self) -> None:
+        """Run the bridge in this thread until it ends."""
+        self.reader.going.set()
+        self.reader.start()
+        self._run()
+
     def _notify(self, text: str) -> None:
         with self._noticed:
             self.notices.append(text)
@@ -194,6 +200,16 @@ class Harness:
     def join(self, within: float) -> None:
         self._thread.join(within)
         assert not self._thread.is_alive(), "the tunnel does not end"
+
+    def wait_until_idle(self) -> None:
+        """Wait until the loop has made no turn for a while."""
+        until = time.monotonic() + DEADLINE
+        while time.monotonic() < until:
+            before = self.poller.waits
+            threading.Event().wait(FOR_A_WHILE)
+            if self.poller.waits == before:
+                return
+        raise AssertionError("the loop turns and turns")
 
     def turns_in_a_while(self) -> int:
         """Count the turns of the loop while nothing is supposed to happen."""
@@ -554,6 +570,36 @@ class TestEndOfInput:
 
 
 class TestSignals:
+    def test_a_signal_that_does_not_interrupt_the_wait_ends_it(
+        self, make: MakeHarness, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """It is taken by another thread here. One that comes just before the system call leaves the same behind."""
+        monkeypatch.setattr(heartbeat, "SILENCE_BEFORE_PING", 3600.0)
+        harness = make()
+        has_ended = threading.Event()
+        ended_by_itself: list[bool] = []
+
+        def send_signal() -> None:
+            harness.reader.wait_for(GREETING)
+            harness.agent.wait_until_ready()
+            harness.wait_until_idle()
+            signal.pthread_kill(threading.get_ident(), signal.SIGUSR1)
+            ended_by_itself.append(has_ended.wait(DEADLINE))
+            harness.bridge.stop(signal.SIGTERM)
+
+        before = signal.signal(signal.SIGUSR1, lambda number, _frame: harness.bridge.stop(number))
+        sender = threading.Thread(target=send_signal)
+        sender.start()
+        try:
+            harness.run_here()
+        finally:
+            has_ended.set()
+            sender.join()
+            signal.signal(signal.SIGUSR1, before)
+        assert ended_by_itself == [True]
+        assert harness.outcome is not None
+        assert harness.outcome.signal_number == signal.SIGUSR1
+
     @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
     def test_a_signal_ends_the_session_with_what_ssh_said_last(self, tunnel: Harness, number: int) -> None:
         tunnel.write(b"goodbye")

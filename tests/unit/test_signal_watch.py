@@ -6,8 +6,10 @@ import contextlib
 import os
 import select
 import signal
+import socket
+import threading
 
-from ssm_proxy.transport.signal_watch import SignalWatch
+from ssm_proxy.transport.signal_watch import SignalWatch, signals_wake
 
 
 def is_readable(watch: SignalWatch) -> bool:
@@ -44,3 +46,45 @@ def test_what_was_before_is_there_again() -> None:
         assert signal.getsignal(signal.SIGUSR2) is signal.SIG_DFL
     finally:
         signal.signal(signal.SIGUSR1, before)
+
+
+def test_a_signal_wakes_who_polls_even_if_another_thread_took_it() -> None:
+    reader, writer = socket.socketpair()
+    writer.setblocking(False)
+    before = signal.signal(signal.SIGUSR1, lambda *_: None)
+    with contextlib.closing(reader), contextlib.closing(writer):
+        with signals_wake(writer.fileno()):
+            taker = threading.Thread(target=lambda: signal.pthread_kill(threading.get_ident(), signal.SIGUSR1))
+            taker.start()
+            taker.join()
+            assert select.select([reader], [], [], 10)[0]
+            reader.recv(4096)
+        os.kill(os.getpid(), signal.SIGUSR1)
+        assert not select.select([reader], [], [], 0)[0], "it is over"
+    signal.signal(signal.SIGUSR1, before)
+
+
+def test_a_loop_that_has_asked_for_the_same_keeps_it() -> None:
+    (reader, writer), (other_reader, other_writer) = socket.socketpair(), socket.socketpair()
+    for each in (writer, other_writer):
+        each.setblocking(False)
+    with contextlib.ExitStack() as stack:
+        for each in (reader, writer, other_reader, other_writer):
+            stack.enter_context(each)
+        with signals_wake(writer.fileno()):
+            with signals_wake(other_writer.fileno()):
+                pass
+            assert signal.set_wakeup_fd(-1) == writer.fileno()
+
+
+def test_in_another_thread_nothing_is_asked_for() -> None:
+    went: list[bool] = []
+
+    def work() -> None:
+        with signals_wake(1):
+            went.append(True)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert went == [True]

@@ -197,7 +197,8 @@ def run(arguments: argparse.Namespace) -> int:
     try:
         with emulator.Emulator(options) as running:
             _announce(running, [node.node_id for node in options.nodes if node.is_online], arguments.json)
-            stop.wait()
+            while not stop.wait(0.5):  # a signal that comes just as a wait begins is handled when that wait is over
+                pass
     finally:
         for each, handler in handlers.items():
             signal.signal(each, handler)
