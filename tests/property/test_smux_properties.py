@@ -21,6 +21,8 @@ from ssm_proxy.mux.session import (
 )
 from ssm_proxy.wire.smux import Frame, FrameDecoder
 
+ALL = 10**9
+"""Bytes: more than any example writes."""
 IDS = st.sampled_from([0, 2, 3, 5, 7, 2**32 - 1])
 FRAMES = st.one_of(
     st.builds(pack, st.sampled_from([SYN, FIN, NOP]), IDS),
@@ -325,15 +327,15 @@ class ManyStreams(RuleBasedStateMachine):
             self.agent.receive(bytes(self.up))
             self.up.clear()
             for stream_id in list(self.agent.open):
-                self.read_at_agent(stream_id, 10_000)
+                self.read_at_agent(stream_id, ALL)
             for stream_id in list(self.local):
-                self.take_locally(stream_id, 10_000)
+                self.take_locally(stream_id, ALL)
             if not self.session.is_full:
                 self.session.receive(bytes(self.agent.out[:5000]), self.now)
                 del self.agent.out[:5000]
             self.take_events()
         for stream_id in list(self.agent.open):
-            self.read_at_agent(stream_id, 10_000)
+            self.read_at_agent(stream_id, ALL)
         assert not self.session.is_full
         assert self.agent.closed_by_client == self.closed_locally | self.ended | self.given_up
         for stream_id in self.agent.open:
