@@ -68,6 +68,7 @@ class _Copies:
         self._folder = lab.folder / f"copies-{pace}"
         self._folder.mkdir(exist_ok=True)
         self._peak = 0
+        self._targets = 0
 
     def large(
         self, size: int, sessions: Sequence[int], *, with_scp: bool, ways: Sequence[str] = ("download", "upload")
@@ -136,12 +137,18 @@ class _Copies:
     # --- commands ---------------------------------------------------------------------------------------------------
 
     def _ends(self, way: str, source: Path) -> tuple[str, str]:
-        """Give source and target as the commands are given them; the target is new."""
-        target = self._folder / "target"
-        if target.is_dir():
-            shutil.rmtree(target)
-        target.unlink(missing_ok=True)
+        """Give source and target as the commands are given them; the target is new.
+
+        Nothing is removed between two measurements: a file system may be slow to make a file where many have just been
+        removed (ext4 without a journal took ten times as long), which would be measured.
+        """
+        self._targets += 1
+        target = self._target
         return (f"{NODE}:{source}", str(target)) if way == "download" else (str(source), f"{NODE}:{target}")
+
+    @property
+    def _target(self) -> Path:
+        return self._folder / f"target{self._targets}"
 
     def _cp(self, way: str, source: Path, *options: str) -> list[str]:
         return [str(self._lab.proxy), "cp", "-q", "-F", str(self._route.config), *options, *self._ends(way, source)]
@@ -174,7 +181,9 @@ class _Copies:
         if process.returncode != 0 or seconds > STEP_TIMEOUT:
             raise BenchError(f"{shlex.join(command)} failed ({process.returncode}): {errors.decode()}")
         self._peak = peak
-        _compare(source, self._folder / "target")
+        _compare(source, self._target)
+        if source.is_file():  # one alone does not slow down what follows, and may be large
+            self._target.unlink()
         return seconds
 
 

@@ -99,10 +99,15 @@ class LineDisplay:
 
     def __init__(self, stderr: messages.StderrWriter) -> None:
         self._stderr = stderr
+        self._lines: list[str] = []  # several small files end at once, and are told at once
 
     def show(self, progress: Progress) -> None:
         if progress.outcome is not None:
-            self._stderr.write(file_line(progress.outcome))
+            self._lines.append(file_line(progress.outcome))
+            return
+        if self._lines:
+            self._stderr.write("\n".join(self._lines))
+            self._lines.clear()
         if progress.notice is not None:
             self.notify(progress.notice)
 
@@ -142,8 +147,10 @@ class BarDisplay:
 
     def show(self, progress: Progress) -> None:
         bar = self._bar
-        if progress.outcome is not None and progress.outcome.state is FileState.FAILED:
-            self._above(file_line(progress.outcome))
+        if progress.outcome is not None:  # how far all is follows by itself
+            if progress.outcome.state is FileState.FAILED:
+                self._above(file_line(progress.outcome))
+            return
         if progress.notice is not None:
             self.notify(progress.notice)
         if not progress.total_files:

@@ -42,7 +42,7 @@ class StderrWriter:
         self._dropped = 0
 
     def write(self, line: str) -> None:
-        """Queue one line; the newline is added."""
+        """Queue a line, or several; the last newline is added."""
         with self._starting:  # two sessions of one process may speak first at the same time
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name="ssm-proxy stderr", daemon=True)
@@ -53,7 +53,7 @@ class StderrWriter:
                 self._dropped = 0
             self._lines.put_nowait(line)
         except Full:
-            self._dropped += 1
+            self._dropped += 1 + line.count("\n")
 
     def flush(self, timeout: float = FLUSH_TIMEOUT) -> None:
         """Wait until all is written, but not longer than ``timeout`` seconds. Nothing may be written after it."""
@@ -68,7 +68,7 @@ class StderrWriter:
         # While ssh has the terminal in raw mode, a line feed alone does not go back to the first column.
         end = "\r\n" if os.name == "posix" and _is_terminal(self._fd) else "\n"
         while (line := self._lines.get()) is not None:
-            data = (line + end).encode("utf-8", "replace")
+            data = (line.replace("\n", end) + end).encode("utf-8", "replace")
             while data:
                 try:
                     data = data[os.write(self._fd, data) :]
@@ -83,7 +83,9 @@ def printable(text: str) -> str:
 
     What the service or the node says may hold escape sequences.
     """
-    cleaned = "".join(character if character.isprintable() else " " for character in text).strip()
+    if not text.isprintable():  # hardly ever, and there may be thousands of file names
+        text = "".join(character if character.isprintable() else " " for character in text)
+    cleaned = text.strip()
     return cleaned if len(cleaned) <= MAX_TEXT else cleaned[: MAX_TEXT - 1] + "…"
 
 

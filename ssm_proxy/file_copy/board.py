@@ -33,6 +33,9 @@ DOUBLED_AFTER = 2.0
 MOST_LOSSES = 8
 """After so many links were lost while they had the same work, it is the work."""
 FILES_WORTH_A_LINK = 64
+"""Small files. A session takes as long to open as it brings so many of them at the agent's pace."""
+UPLOADED_FILES_WORTH_A_LINK = 512
+"""Nobody paces what goes up: there a session brings more meanwhile, and the processor is what they share."""
 BYTES_WORTH_A_LINK = 2 * 1024 * 1024
 SMALLEST_WEIGHT = 8 * 1024
 
@@ -139,7 +142,10 @@ class Board:
 
     def __init__(self) -> None:
         self._lock = threading.RLock()
-        self._changed = threading.Condition(self._lock)
+        # Whoever waits is woken by what it waits for: with thousands of small files that is much less often.
+        self._work = threading.Condition(self._lock)  # links: there may be something to do
+        self._room = threading.Condition(self._lock)  # the planner: fewer files wait
+        self._news = threading.Condition(self._lock)  # who looks after the copy: it is over, or links come and go
         self._files: deque[Job] = deque()
         self._to_check: deque[Job] = deque()
         self._to_settle: deque[Job] = deque()
@@ -150,17 +156,18 @@ class Board:
         self._unfinished: set[Job] = set()
         self._losses: dict[tuple[Job, Range | None], int] = {}
         self._is_planned = False
+        self.files_worth_a_link = FILES_WORTH_A_LINK
         self.is_cancelled = False
 
     # --- the planner ------------------------------------------------------------------------------------------------
 
     def add(self, job: Job) -> None:
         """Add a file; blocks while too many wait."""
-        with self._changed:
-            while len(self._files) + len(self._to_check) + len(self._to_prepare) >= MOST_QUEUED_FILES:
+        with self._lock:
+            while self._queued_files >= MOST_QUEUED_FILES:
                 if self.is_cancelled:
                     return
-                self._changed.wait(1.0)
+                self._room.wait(1.0)
             self._unfinished.add(job)
             if job.is_split:
                 self._to_prepare.append(job)
@@ -168,19 +175,23 @@ class Board:
                 self._to_check.append(job)
             else:
                 self._files.append(job)
-            self._changed.notify_all()
+            self._work.notify()
+
+    @property
+    def _queued_files(self) -> int:
+        return len(self._files) + len(self._to_check) + len(self._to_prepare)
 
     def planned(self) -> None:
         """Take note that no more files will be added."""
-        with self._changed:
+        with self._lock:
             self._is_planned = True
-            self._changed.notify_all()
+            self._news.notify_all()
 
     def cancel(self) -> None:
         """Hand out nothing more."""
-        with self._changed:
+        with self._lock:
             self.is_cancelled = True
-            self._changed.notify_all()
+            self.wake()
 
     @property
     def is_over(self) -> bool:
@@ -194,28 +205,37 @@ class Board:
         with self._lock:
             whole = [*self._splits.values()]
             size = sum(split.job.size for split in whole) + sum(job.size for job in self._to_prepare)
-            return 1 + size // BYTES_WORTH_A_LINK + len(self._files) // FILES_WORTH_A_LINK
+            return 1 + size // BYTES_WORTH_A_LINK + len(self._files) // self.files_worth_a_link
 
-    def wait(self, timeout: float) -> None:
-        """Wait until something may have changed."""
-        with self._changed:
+    def wait_for_news(self, timeout: float) -> None:
+        """Wait until the copy is over, or ``wake`` is called."""
+        with self._lock:
             if not self.is_over:
-                self._changed.wait(timeout)
+                self._news.wait(timeout)
+
+    def wait_for_work(self, timeout: float) -> None:
+        """Wait until there may be something to take, or ``wake`` is called."""
+        with self._lock:
+            if not self.is_over:
+                self._work.wait(timeout)
 
     def wake(self) -> None:
-        """End every ``wait``."""
-        with self._changed:
-            self._changed.notify_all()
+        """End every wait."""
+        with self._lock:
+            for each in (self._work, self._room, self._news):
+                each.notify_all()
 
     # --- the links --------------------------------------------------------------------------------------------------
 
     def take(self, link: Hashable, now: float) -> Work | None:
         """Give something to do, or None while there is nothing."""
-        with self._changed:
+        with self._lock:
             if self.is_cancelled:
                 return None
             work = self._choose() or self._double(link, now)
             if work is not None:
+                if self._queued_files < MOST_QUEUED_FILES:
+                    self._room.notify()
                 work.began = now
                 self._held.setdefault(link, []).append(work)
             return work
@@ -235,8 +255,6 @@ class Board:
                 return Work(Kind.RANGE, [split.job], piece, split.round)
         if self._to_check:
             return Work(Kind.CHECK, self._several(self._to_check))
-        if len(self._to_settle) >= SETTLED_AT_ONCE:
-            return Work(Kind.SETTLE, self._several(self._to_settle))
         if len(self._to_settle) >= SETTLED_AT_ONCE:
             return Work(Kind.SETTLE, self._several(self._to_settle))
         if self._files:
@@ -282,7 +300,7 @@ class Board:
 
     def done(self, link: Hashable, work: Work) -> None:
         """Take note that work of the kinds PREPARE and RANGE is done."""
-        with self._changed:
+        with self._lock:
             self._drop(link, work)
             split = self._splits.get(work.job)
             if split is None:  # it has failed meanwhile
@@ -295,11 +313,11 @@ class Board:
                 split.written.add(work.piece)
                 self._let_go(split, work.piece)
             self._look_at(split)
-            self._changed.notify_all()
+            self._work.notify_all()
 
     def again(self, job: Job) -> None:
         """Take note that a file that was to be finished has pieces that have to be copied once more."""
-        with self._changed:
+        with self._lock:
             split = self._splits[job]
             split.round += 1
             split.left_over += sum(split.under_way.values())
@@ -307,19 +325,19 @@ class Board:
             split.written.clear()
             split.is_copying = True
             self._look_at(split)
-            self._changed.notify_all()
+            self._work.notify_all()
 
     def to_whole(self, jobs: Sequence[Job]) -> None:
         """Take note that files which were checked have to be copied."""
-        with self._changed:
+        with self._lock:
             self._files.extend(jobs)
-            self._changed.notify_all()
+            self._work.notify_all()
 
     def to_settle(self, job: Job) -> None:
         """Take note that a file is written and has to be verified."""
-        with self._changed:
+        with self._lock:
             self._to_settle.append(job)
-            self._changed.notify_all()
+            self._work.notify()
 
     def unfinished(self) -> list[Job]:
         """Give the files that have not come to their end."""
@@ -328,25 +346,26 @@ class Board:
 
     def take_unsettled(self) -> list[Job]:
         """Give the files that were written and will not be verified, because the copy was ended."""
-        with self._changed:
+        with self._lock:
             jobs = [*self._to_settle]
             self._to_settle.clear()
             return jobs
 
     def released(self, link: Hashable, work: Work) -> None:
         """Take note that a link has done its part of work of the other kinds."""
-        with self._changed:
+        with self._lock:
             self._drop(link, work)
-            self._changed.notify_all()
 
     def over(self, job: Job) -> bool:
         """Take note that a file is in place, or has failed; give whether that is news."""
-        with self._changed:
+        with self._lock:
             if job not in self._unfinished:
                 return False
             self._unfinished.discard(job)
-            self._splits.pop(job, None)
-            self._changed.notify_all()
+            if self._splits.pop(job, None) is not None:  # the next one may be begun
+                self._work.notify_all()
+            if self.is_over:
+                self.wake()
             return True
 
     def lost(self, link: Hashable) -> list[Job]:
@@ -354,7 +373,7 @@ class Board:
 
         The caller has to tell of them, and to call ``over``.
         """
-        with self._changed:
+        with self._lock:
             given_up: list[Job] = []
             for work in self._held.pop(link, []):
                 # Of a file that has come to its end nothing is left to do: its link may have been about to clean up.
@@ -382,7 +401,7 @@ class Board:
                 elif work.piece is not None:
                     self._give_back(split, work.piece)
                     self._look_at(split)
-            self._changed.notify_all()
+            self._work.notify_all()
             return given_up
 
     def _give_back(self, split: _Split, piece: Range) -> None:

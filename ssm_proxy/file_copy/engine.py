@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Protocol, cast
 
 from ssm_proxy.errors import CopyError, SsmProxyError
-from ssm_proxy.file_copy.board import Board
+from ssm_proxy.file_copy.board import UPLOADED_FILES_WORTH_A_LINK, Board
 from ssm_proxy.file_copy.context import Context, FileCopy, explain
 from ssm_proxy.file_copy.download import Download
 from ssm_proxy.file_copy.names import shown
@@ -80,6 +80,7 @@ class Engine:
             SsmProxyError: nothing could be, or it could not go on.
             KeyboardInterrupt: Ctrl-C; nothing half is left under a final name.
         """
+        self._board.files_worth_a_link = UPLOADED_FILES_WORTH_A_LINK
         return self._copy(lambda node, tell: plan_upload(node, sources, destination, self._options, tell), Upload)
 
     def download(self, sources: Sequence[bytes], destination: bytes) -> CopyResult:
@@ -130,7 +131,7 @@ class Engine:
             while not self._board.is_over:
                 self._pool.manage(time.monotonic())
                 self._tell()
-                self._board.wait(STEP_S)
+                self._board.wait_for_news(STEP_S)
             if self._planning_error is not None:
                 raise self._planning_error
             self._finish_folders()

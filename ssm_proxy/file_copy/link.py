@@ -144,7 +144,7 @@ class Link:
                 self.heard_at = now
                 if not self.transport.is_active():
                     raise lost(self.transport)
-                self._board.wait(0.1)
+                self._board.wait_for_work(0.1)
             elif move(self.transport, channel, self.sftp):
                 self.heard_at = time.monotonic()
         self._clean_up(channel)

@@ -119,7 +119,9 @@ class Pool:
             if error is not None and not _is_temporary(error):  # trying again and again may lock the user out
                 return
         wanted = min(self._most, self._board.wanted_links)
-        if working + opening < wanted and opening < OPENED_AT_ONCE and now >= self._next_at:
+        if now < self._next_at:
+            return
+        for _ in range(min(wanted - working, OPENED_AT_ONCE) - opening):
             with self._lock:
                 self._opening += 1
             opener = threading.Thread(target=self._open, name="ssm-proxy copy opening", daemon=True)

@@ -7,6 +7,7 @@ import logging
 import os
 import threading
 import time
+import tty
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -87,6 +88,18 @@ class TestWriter:
         os.close(pipe[1])
         assert read_all(pipe[0]).decode().splitlines() == [f"line {number} ä" for number in range(100)]
 
+    def test_several_lines_at_once_on_a_terminal_begin_in_its_first_column(self) -> None:
+        ours, terminal = os.openpty()
+        try:
+            tty.setraw(terminal)  # as ssh has it
+            writer = StderrWriter(terminal)
+            writer.write("one\ntwo")
+            writer.flush()
+            assert os.read(ours, 100) == b"one\r\ntwo\r\n"
+        finally:
+            os.close(ours)
+            os.close(terminal)
+
     def test_nobody_reads(self, pipe: tuple[int, int]) -> None:
         fill(pipe[1])
         writer = StderrWriter(pipe[1])
@@ -97,6 +110,7 @@ class TestWriter:
         began = time.monotonic()
         for number in range(1, MAX_QUEUED_LINES + 500):
             writer.write(f"line {number}")
+        writer.write("two\nmore")
         assert time.monotonic() - began < 1, "writing must never wait for a reader"
         # Now somebody reads: what was queued comes, and then how many are missing.
         received = b""
@@ -107,7 +121,7 @@ class TestWriter:
             received += os.read(pipe[0], 65536)
         *lines, note, _ = received[received.index(b"line 0") :].decode().splitlines()
         assert lines == [f"line {number}" for number in range(MAX_QUEUED_LINES + 1)]
-        assert note == "ssm-proxy: 499 lines were dropped here: nobody read them"
+        assert note == "ssm-proxy: 501 lines were dropped here: nobody read them"
         writer.flush()
 
     @pytest.mark.parametrize("count", [1, MAX_QUEUED_LINES + 500])

@@ -9,11 +9,13 @@ import pytest
 
 from ssm_proxy.file_copy.board import (
     DOUBLED_AFTER,
+    FILES_WORTH_A_LINK,
     MOST_LOSSES,
     MOST_QUEUED_FILES,
     MOST_SPLIT_AT_ONCE,
     SETTLED_AT_ONCE,
     SMALLEST_WEIGHT,
+    UPLOADED_FILES_WORTH_A_LINK,
     Board,
     Job,
     Kind,
@@ -363,6 +365,11 @@ def test_links_are_wanted_for_what_there_is() -> None:
     assert board.wanted_links == 5
     take(board, "a")
     assert board.wanted_links == 5
+    for _ in range(FILES_WORTH_A_LINK):
+        board.add(Small())
+    assert board.wanted_links == 6
+    board.files_worth_a_link = UPLOADED_FILES_WORTH_A_LINK
+    assert board.wanted_links == 5
 
 
 def test_work_weighs_at_its_end_what_it_weighed_at_its_beginning() -> None:
@@ -379,10 +386,12 @@ def test_work_weighs_at_its_end_what_it_weighed_at_its_beginning() -> None:
 
 def test_whoever_waits_is_woken() -> None:
     board = Board()
-    threading.Timer(0.05, board.wake).start()
-    board.wait(60)
+    for wait in (board.wait_for_news, board.wait_for_work):
+        threading.Timer(0.05, board.wake).start()
+        wait(60)
     board.planned()
-    board.wait(60)  # it is over: not at all
+    for wait in (board.wait_for_news, board.wait_for_work):
+        wait(60)  # it is over: not at all
 
 
 def test_files_that_wait_to_be_verified_do_not_wait_for_all_others() -> None:

@@ -108,6 +108,18 @@ def test_lines() -> None:
     assert not any("\n" in line for line in stderr.lines)
 
 
+def test_files_that_end_at_once_are_told_at_once() -> None:
+    stderr = Lines()
+    display = LineDisplay(stderr)  # type: ignore[arg-type]
+    other = replace(COPIED, target="/c")
+    display.show(replace(PROGRESS, outcome=COPIED))
+    display.show(replace(PROGRESS, outcome=other))
+    assert not stderr.lines
+    display.show(PROGRESS)
+    display.show(PROGRESS)
+    assert stderr.lines == [f"{file_line(COPIED)}\n{file_line(other)}"]
+
+
 def test_json(monkeypatch: pytest.MonkeyPatch) -> None:
     written: list[bytes] = []
     monkeypatch.setattr(os, "write", lambda fd, data: written.append(data) or len(data))

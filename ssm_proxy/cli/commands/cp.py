@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import importlib
 import signal
+import sys
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
@@ -106,6 +108,7 @@ def run(arguments: argparse.Namespace) -> int:
     is_used = arguments.json or "-" in (*arguments.sources, arguments.destination)
     streams = claim_streams() if is_used else (0, 1)
     with surroundings(arguments) as around, _stopping_at(ENDING_SIGNALS):
+        _import_paramiko()
         from ssm_proxy.api.copying import copy_with
         from ssm_proxy.cli.copy_display import make_display
 
@@ -124,6 +127,22 @@ def run(arguments: argparse.Namespace) -> int:
         except _Stopped as stopped:
             return EXIT_SIGNAL_BASE + stopped.number
     return 0
+
+
+def _import_paramiko() -> None:
+    """Import it without invoke, which takes as long to load as all the rest of it: a tenth of a second.
+
+    paramiko has it for its own ``Match exec`` alone; ours is in ``ssh.config_files``.
+    """
+    if "invoke" in sys.modules:
+        return
+    sys.modules["invoke"] = None  # type: ignore[assignment]  # the documented way to make an import fail
+    try:
+        importlib.import_module("paramiko")
+    except ImportError:  # of another version, that cannot do without
+        pass
+    finally:
+        del sys.modules["invoke"]
 
 
 def _options(arguments: argparse.Namespace) -> CopyOptions:

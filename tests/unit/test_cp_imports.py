@@ -1,0 +1,31 @@
+"""What ``ssm-proxy cp`` loads: each module is a part of the time before it does anything."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+PROGRAM = """
+import sys
+from ssm_proxy.cli.commands import cp
+cp._import_paramiko()
+import paramiko
+print(paramiko.SSHClient.__name__, "invoke" in sys.modules)
+"""
+
+
+def run(*path: Path) -> str:
+    program = "".join(f"import sys; sys.path.insert(0, {str(each)!r})\n" for each in path) + PROGRAM
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)
+    return done.stdout.strip()
+
+
+def test_paramiko_comes_without_what_only_its_own_match_exec_needs() -> None:
+    assert run() == "SSHClient False"
+
+
+def test_a_paramiko_that_cannot_do_without_it_gets_it(tmp_path: Path) -> None:
+    (tmp_path / "paramiko").mkdir()
+    (tmp_path / "paramiko" / "__init__.py").write_text("import invoke\nclass SSHClient: pass\n")
+    assert run(tmp_path) == "SSHClient True"
