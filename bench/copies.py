@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import filecmp
 import os
+import resource
 import shlex
 import shutil
 import statistics
@@ -19,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bench.lab import MIB, NODE, STEP_TIMEOUT, Lab, Route
-from bench.processes import peak_bytes
+from bench.processes import busy_seconds, peak_bytes
 from bench.rows import BenchError, Row, Target
 
 SMALL_BYTES = 4096
@@ -68,6 +69,7 @@ class _Copies:
         self._folder = lab.folder / f"copies-{pace}"
         self._folder.mkdir(exist_ok=True)
         self._peak = 0
+        self._cores = (0.0, 0.0)
         self._targets = 0
 
     def large(
@@ -95,6 +97,16 @@ class _Copies:
                     )
                 )
                 one = one or rate
+                if way == "download" and self._pace == "real":
+                    rows.append(
+                        Row(
+                            what=f"processor: {_large_name(way, self._pace, count)}",
+                            tunnel=self._cores[0],
+                            plain=self._cores[1],
+                            plain_note="all processes",
+                            unit="cores",
+                        )
+                    )
             if self._pace != SCALING_PACE:
                 rows.append(
                     Row(
@@ -164,8 +176,9 @@ class _Copies:
         return size / self._seconds(command, self._folder / "source") / 1e6
 
     def _seconds(self, command: list[str], source: Path) -> float:
-        """Run a command; give its time, and remember its memory."""
+        """Run a command; give its time, and remember its memory, its processor time and that of all processes."""
         peak = 0
+        before = _children_seconds(), busy_seconds()
         with tempfile.TemporaryFile() as said:
             began = time.perf_counter()
             with subprocess.Popen(
@@ -176,6 +189,7 @@ class _Copies:
                         peak = max(peak, peak_bytes(process.pid))
                     time.sleep(SAMPLE_S)
             seconds = time.perf_counter() - began
+            self._cores = (_children_seconds() - before[0]) / seconds, (busy_seconds() - before[1]) / seconds
             said.seek(0)
             errors = said.read()
         if process.returncode != 0 or seconds > STEP_TIMEOUT:
@@ -185,6 +199,11 @@ class _Copies:
         if source.is_file():  # one alone does not slow down what follows, and may be large
             self._target.unlink()
         return seconds
+
+
+def _children_seconds() -> float:
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def _compare(source: Path, target: Path) -> None:

@@ -45,6 +45,14 @@ def cpu_seconds(pid: int) -> float:
     return time.clock_gettime(~pid << 3 | 2)
 
 
+def busy_seconds() -> float:
+    """Give the processor time of everything on this machine since it started."""
+    user, nice, system, _idle, _waiting, interrupts, soft_interrupts = map(
+        int, Path("/proc/stat").read_text().split(maxsplit=8)[1:8]
+    )
+    return (user + nice + system + interrupts + soft_interrupts) / os.sysconf("SC_CLK_TCK")
+
+
 def peak_bytes(pid: int) -> int:
     """Give the most memory that a process had resident."""
     for line in Path(f"/proc/{pid}/status").read_text().splitlines():

@@ -81,9 +81,12 @@ def test_a_quick_run_has_every_row() -> None:
             for way in ("download", "upload")
             for name in (
                 f"cp, {way}, {pace}, 1 session",
+                "processor: cp, download, agent's real pace, 1 session",
                 f"cp, {way}, {pace}, 2 sessions",
+                "processor: cp, download, agent's real pace, 2 sessions",
                 f"peak memory of cp, {way}, {pace}, 2 sessions",
             )
+            if f"{way}, {pace}" in name
         ),
         "cp, download, 8 ms pace, 1 session",
         "cp, download, 8 ms pace, 2 sessions",
@@ -102,7 +105,7 @@ def test_a_quick_run_has_every_row() -> None:
         assert row["tunnel"] > 0
         assert row["plain"] is None or row["plain"] > 0
         assert (row["met"] is None) == (row["target"] is None)
-    assert sum(row["plain"] is not None for row in rows.values()) == 37
+    assert sum(row["plain"] is not None for row in rows.values()) == 39
     # What cannot be otherwise, if the right thing is measured.
     start = rows["`ssh host true`"]
     assert start["tunnel"] > start["plain"]
