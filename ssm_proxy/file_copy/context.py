@@ -14,9 +14,6 @@ from ssm_proxy.file_copy.values import CopyOptions, FileError, FileOutcome, File
 from ssm_proxy.sftp import packets
 from ssm_proxy.sftp.connection import SftpConnection, SftpStatus
 
-MOST_REPAIRS = 3
-"""How often what differs after a copy is copied again."""
-
 
 class LinkFace(Protocol):
     """What a file's copy needs of the link that works on it."""

@@ -6,11 +6,10 @@ import contextlib
 import hashlib
 import os
 import stat
-import threading
 
 from ssm_proxy.file_copy.board import Range
 from ssm_proxy.file_copy.checksums import InBackground, differing, hash_stretch, local_blocks, node_blocks
-from ssm_proxy.file_copy.context import MOST_REPAIRS, AgainNeeded, Context, LinkFace, explain, outcome_of
+from ssm_proxy.file_copy.context import AgainNeeded, Context, LinkFace, explain, outcome_of
 from ssm_proxy.file_copy.local_file import (
     CAREFUL,
     LocalTarget,
@@ -20,11 +19,10 @@ from ssm_proxy.file_copy.local_file import (
     look_at_local_target,
     open_part,
 )
-from ssm_proxy.file_copy.names import part_path, shown
+from ssm_proxy.file_copy.names import part_path
 from ssm_proxy.file_copy.node_files import read_range, read_whole
-from ssm_proxy.file_copy.ranges import RangeList
-from ssm_proxy.file_copy.upload import PERMISSIONS
-from ssm_proxy.file_copy.values import SPLIT_BYTES, FileError, FileOutcome, FileState, SourceFile
+from ssm_proxy.file_copy.regular_file import MOST_REPAIRS, PERMISSIONS, RegularFile
+from ssm_proxy.file_copy.values import FileError, FileOutcome, FileState, SourceFile
 from ssm_proxy.sftp import packets
 from ssm_proxy.sftp.connection import SftpConnection
 from ssm_proxy.sftp.packets import Attributes
@@ -32,7 +30,7 @@ from ssm_proxy.sftp.packets import Attributes
 _NEW_PART = os.O_RDWR | os.O_CREAT | os.O_EXCL | CAREFUL
 
 
-class Download:
+class Download(RegularFile):
     """A regular file, of whatever size.
 
     Args:
@@ -41,41 +39,15 @@ class Download:
     """
 
     def __init__(self, file: SourceFile, context: Context) -> None:
-        self.file = file
-        self._context = context
-        self._ranges = RangeList()
-        self._lock = threading.Lock()
-        self._size = file.size
+        super().__init__(file, context)
         self._times = file.times
         self._target: LocalTarget | None = None
         self._part: bytes | None = None
         self._output: SharedFile | None = None
         self._is_fresh = True
         self._received: dict[Range, bytes] = {}  # digests, while nothing better is known to verify by
-        self._repairs = 0
-        self._is_calm = False
-        self._is_verified = False
-        self._is_there = False
-        self._digest = b""
-        self.is_over = False
-
-    @property
-    def size(self) -> int:
-        return self._size
-
-    @property
-    def shown_source(self) -> str:
-        return shown(self.file.source)
-
-    @property
-    def is_split(self) -> bool:
-        return self.file.size > SPLIT_BYTES
 
     may_be_written_late = False
-
-    @property
-    def wants_check(self) -> bool:
-        return self._context.options.resume and not self.file.is_new
 
     @property
     def path_on_node(self) -> bytes:
@@ -86,11 +58,6 @@ class Download:
     def checked_path(self) -> bytes:
         """What is compared, on the node."""
         return self.file.source
-
-    @property
-    def digest(self) -> bytes:
-        """Of what was received, for a file that was received whole."""
-        return self._digest
 
     # --- small files ------------------------------------------------------------------------------------------------
 
@@ -143,11 +110,6 @@ class Download:
         if only_grows:
             return data
         raise FileError("it changes all the time while it is read; nothing was put in its place")
-
-    def _grew(self, size: int) -> None:
-        if size != self._size:
-            self._context.counted_more(size - self._size)
-            self._size = size
 
     def _make_part(self) -> SharedFile:
         assert self._target is not None
@@ -287,23 +249,6 @@ class Download:
             return None
         return differing(mine, theirs, size)
 
-    def _set(self, stretches: list[tuple[int, int]]) -> None:
-        with self._lock:
-            self._ranges.set(stretches)
-
-    def take_range(self) -> Range | None:
-        with self._lock:
-            return self._ranges.take()
-
-    def give_back(self, piece: Range) -> None:
-        with self._lock:
-            self._ranges.give_back(piece)
-
-    @property
-    def has_all_ranges(self) -> bool:
-        with self._lock:
-            return self._ranges.is_empty
-
     async def copy_range(self, link: LinkFace, piece: Range) -> int:
         """Receive a piece and write it; give the bytes that it was.
 
@@ -358,17 +303,9 @@ class Download:
                 raise FileError("it changed while it was read; nothing was put in its place")
             missing = self._read_back(self._output)
         if missing:
-            self._repairs += 1
-            if self._repairs > MOST_REPAIRS:
-                raise FileError(
-                    "it changes all the time, or what arrives is not what was sent: the checksums still differ after "
-                    f"{MOST_REPAIRS} repairs"
-                )
             self._times = found.times or self._times
             self._is_fresh = False
-            self._context.undone(sum(each[1] for each in missing))
-            self._set(missing)
-            raise AgainNeeded
+            self._repair(missing)
         self._is_verified = True
 
     def _read_back(self, output: SharedFile) -> list[tuple[int, int]]:
@@ -430,25 +367,11 @@ class Download:
         if self._output is not None:
             self._output.close()
 
-    def outcome(self) -> FileOutcome:
-        return outcome_of(
-            self.file,
-            FileState.UNCHANGED if self._is_there else FileState.COPIED,
-            size=self._size,
-            verified=self._is_verified,
-        )
-
     async def keep_attributes(self, link: LinkFace) -> None:
         """Give what is there already the source's permissions and times, if they are to be kept."""
         if self._context.options.preserve:
             os.chmod(self.file.target, self.file.permissions & PERMISSIONS)
             os.utime(self.file.target, self._times)
-
-    def there_already(self) -> FileOutcome:
-        """Give the outcome of a file that was compared and needs no copy."""
-        self._is_there = self._is_verified = True
-        self._context.found(self._size)
-        return self.outcome()
 
     def failure(self, error: Exception) -> FileOutcome:
         what = "it cannot be written" if isinstance(error, OSError) else "it cannot be read"

@@ -18,7 +18,7 @@ from ssm_proxy.file_copy.context import explain
 from ssm_proxy.file_copy.names import is_safe, join, last_name, shown
 from ssm_proxy.file_copy.node import AT_ONCE, Node
 from ssm_proxy.file_copy.plan_upload import ENTERABLE, Tell
-from ssm_proxy.file_copy.upload import PERMISSIONS
+from ssm_proxy.file_copy.regular_file import PERMISSIONS
 from ssm_proxy.file_copy.values import CopyOptions, SourceFile
 from ssm_proxy.sftp.connection import SftpConnection, SftpStatus
 from ssm_proxy.sftp.packets import Attributes

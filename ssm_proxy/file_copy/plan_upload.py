@@ -12,7 +12,7 @@ from ssm_proxy.errors import CopyError
 from ssm_proxy.file_copy.context import explain
 from ssm_proxy.file_copy.names import join, last_name, shown
 from ssm_proxy.file_copy.node import AT_ONCE, Node
-from ssm_proxy.file_copy.upload import PERMISSIONS
+from ssm_proxy.file_copy.regular_file import PERMISSIONS
 from ssm_proxy.file_copy.values import CopyOptions, SourceFile, whole_seconds
 from ssm_proxy.sftp import packets
 from ssm_proxy.sftp.connection import SftpConnection, SftpStatus

@@ -27,7 +27,7 @@ from ssm_proxy.file_copy.node_files import (
     read_range,
     why_not_written,
 )
-from ssm_proxy.file_copy.upload import PERMISSIONS
+from ssm_proxy.file_copy.regular_file import PERMISSIONS
 from ssm_proxy.file_copy.values import RANGE_BYTES, FileError, FileOutcome, FileState
 from ssm_proxy.sftp import packets
 from ssm_proxy.sftp.connection import SftpStatus

@@ -5,14 +5,13 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-import threading
 from enum import Enum
 
 from ssm_proxy.file_copy.board import Range
 from ssm_proxy.file_copy.checksums import InBackground, differing, local_blocks, node_blocks
-from ssm_proxy.file_copy.context import MOST_REPAIRS, AgainNeeded, Context, LinkFace, explain, outcome_of
+from ssm_proxy.file_copy.context import AgainNeeded, Context, LinkFace, explain, outcome_of
 from ssm_proxy.file_copy.local_file import SharedFile, has_changed, open_source
-from ssm_proxy.file_copy.names import part_path, shown
+from ssm_proxy.file_copy.names import part_path
 from ssm_proxy.file_copy.node_files import (
     Existing,
     find_part,
@@ -24,14 +23,12 @@ from ssm_proxy.file_copy.node_files import (
     read_range,
     why_not_written,
 )
-from ssm_proxy.file_copy.ranges import RangeList
-from ssm_proxy.file_copy.values import GROWTH_LIMIT, SPLIT_BYTES, FileError, FileOutcome, FileState, SourceFile
+from ssm_proxy.file_copy.regular_file import MOST_REPAIRS, PERMISSIONS, RegularFile
+from ssm_proxy.file_copy.values import GROWTH_LIMIT, FileError, FileOutcome, FileState, SourceFile
 from ssm_proxy.sftp import packets
 from ssm_proxy.sftp.connection import SftpConnection, SftpStatus
 from ssm_proxy.sftp.packets import Attributes
 
-PERMISSIONS = 0o777
-"""What is copied: not set-uid, set-gid and sticky bits, which mean something else for another owner."""
 _WORKABLE = 0o600
 """What a part needs while several links write to it."""
 
@@ -41,7 +38,7 @@ class _Phase(Enum):
     READING_BACK = "reading back"
 
 
-class Upload:
+class Upload(RegularFile):
     """A regular file, of whatever size.
 
     Args:
@@ -50,10 +47,7 @@ class Upload:
     """
 
     def __init__(self, file: SourceFile, context: Context) -> None:
-        self.file = file
-        self._context = context
-        self._ranges = RangeList()
-        self._lock = threading.Lock()
+        super().__init__(file, context)
         self._source: SharedFile | None = None
         self._before: os.stat_result | None = None
         self._target = file.target
@@ -61,44 +55,16 @@ class Upload:
         self._part: bytes | None = None
         self._phase = _Phase.WRITING
         self._bad: list[Range] = []
-        self._repairs = 0
-        self._is_calm = False
-        self._is_verified = False
-        self._is_there = False
         self._is_claimed = False
         self._rename_sent = False
-        self._digest = b""
-        self._size = file.size
-        self.is_over = False
-
-    @property
-    def size(self) -> int:
-        return self._size
-
-    @property
-    def shown_source(self) -> str:
-        return shown(self.file.source)
-
-    @property
-    def is_split(self) -> bool:
-        return self.file.size > SPLIT_BYTES
 
     may_be_written_late = True
-
-    @property
-    def wants_check(self) -> bool:
-        return self._context.options.resume and not self.file.is_new
 
     @property
     def path_on_node(self) -> bytes:
         """What ``settle`` compares: the part."""
         assert self._part is not None
         return self._part
-
-    @property
-    def digest(self) -> bytes:
-        """Of what was sent, for a file that was sent whole."""
-        return self._digest
 
     # --- small files ------------------------------------------------------------------------------------------------
 
@@ -147,11 +113,6 @@ class Upload:
                     self._grew(len(data))
                     return data
         raise FileError("it changes all the time; nothing was put in its place")
-
-    def _grew(self, size: int) -> None:
-        if size != self._size:
-            self._context.counted_more(size - self._size)
-            self._size = size
 
     async def is_there_already(self, link: LinkFace) -> bool:
         """Whether the target has the size of the source, so that it is worth comparing."""
@@ -270,23 +231,6 @@ class Upload:
         self._is_claimed = True
         return True
 
-    def _set(self, stretches: list[tuple[int, int]]) -> None:
-        with self._lock:
-            self._ranges.set(stretches)
-
-    def take_range(self) -> Range | None:
-        with self._lock:
-            return self._ranges.take()
-
-    def give_back(self, piece: Range) -> None:
-        with self._lock:
-            self._ranges.give_back(piece)
-
-    @property
-    def has_all_ranges(self) -> bool:
-        with self._lock:
-            return self._ranges.is_empty
-
     async def copy_range(self, link: LinkFace, piece: Range) -> int:
         """Send a piece, or compare it; give the bytes that it was.
 
@@ -389,7 +333,7 @@ class Upload:
         source, size = self._source, self._size
         if self._phase is _Phase.READING_BACK:
             bad, self._bad, self._phase = self._bad, [], _Phase.WRITING
-            self._repair([(piece.offset, piece.size) for piece in bad])
+            differs = [(piece.offset, piece.size) for piece in bad]
         else:
             ours = InBackground(lambda: local_blocks(source, size))
             theirs = node_blocks(link.shell, self._part, size) if self._context.has_shell else None
@@ -398,22 +342,11 @@ class Upload:
                 self._phase = _Phase.READING_BACK
                 self._set([(0, size)])
                 raise AgainNeeded
-            self._repair(differing(ours.result(), theirs, size))
+            differs = differing(ours.result(), theirs, size)
+        if differs:
+            self._before = source.stat()
+            self._repair(differs)
         self._is_verified = True
-
-    def _repair(self, bad: list[tuple[int, int]]) -> None:
-        if not bad:
-            return
-        self._repairs += 1
-        if self._repairs > MOST_REPAIRS:
-            raise FileError(
-                "it changes all the time, or what arrives is not what was sent: the checksums still differ after "
-                f"{MOST_REPAIRS} repairs"
-            )
-        self._context.undone(sum(each[1] for each in bad))
-        self._before = None if self._source is None else self._source.stat()
-        self._set(bad)
-        raise AgainNeeded
 
     # --- attributes -------------------------------------------------------------------------------------------------
 
@@ -465,25 +398,11 @@ class Upload:
         if self._source is not None:
             self._source.close()
 
-    def outcome(self) -> FileOutcome:
-        return outcome_of(
-            self.file,
-            FileState.UNCHANGED if self._is_there else FileState.COPIED,
-            size=self._size,
-            verified=self._is_verified,
-        )
-
     async def keep_attributes(self, link: LinkFace) -> None:
         """Give what is there already the source's permissions and times, if they are to be kept."""
         if self._context.options.preserve:
             wanted = Attributes(permissions=self.file.permissions & PERMISSIONS, times=self.file.times)
             await link.sftp.setstat(self.file.target, wanted)
-
-    def there_already(self) -> FileOutcome:
-        """Give the outcome of a file that was compared and needs no copy."""
-        self._is_there = self._is_verified = True
-        self._context.found(self._size)
-        return self.outcome()
 
     def failure(self, error: Exception) -> FileOutcome:
         what = "it cannot be read" if isinstance(error, OSError) else "it cannot be written"
