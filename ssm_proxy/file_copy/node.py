@@ -140,12 +140,7 @@ class Node:
 
 
 async def _list(sftp: SftpConnection, path: bytes) -> Entries:
-    handle = await sftp.open_folder(path)
-    entries: Entries = []
-    while found := await sftp.read_folder(handle):
-        entries += found
-    await sftp.close_handle(handle)
-    return [(name, attributes) for name, attributes in entries if name not in (b".", b"..")]
+    return [(name, attributes) for name, attributes in await sftp.list_folder(path) if name not in (b".", b"..")]
 
 
 async def _real_path(sftp: SftpConnection, path: bytes) -> bytes:

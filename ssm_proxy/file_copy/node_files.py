@@ -65,14 +65,11 @@ async def find_part(sftp: SftpConnection, target: bytes, in_use: Collection[byte
     folder = folder or b"/"
     ours = {path.rpartition(b"/")[2] for path in in_use}
     largest: tuple[int, bytes] | None = None
-    handle = await sftp.open_folder(folder)
-    while entries := await sftp.read_folder(handle):
-        for name, attributes in entries:
-            if is_part_of(name, target) and attributes.is_regular and name not in ours:
-                size = attributes.size or 0
-                if largest is None or size > largest[0]:
-                    largest = size, name
-    await sftp.close_handle(handle)
+    for name, attributes in await sftp.list_folder(folder):
+        if is_part_of(name, target) and attributes.is_regular and name not in ours:
+            size = attributes.size or 0
+            if largest is None or size > largest[0]:
+                largest = size, name
     return None if largest is None else folder.rstrip(b"/") + b"/" + largest[1]
 
 

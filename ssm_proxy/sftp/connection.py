@@ -26,6 +26,8 @@ _DRAFT_BYTES = 32 * 1024
 """What every server reads or writes at once (draft section 3)."""
 _MOST_BYTES = 64 * 1024
 """More saves little, and one answer should not take long at an agent's pace."""
+MOST_ENTRIES = 1_000_000
+"""Of one folder; some hundred bytes each."""
 _POSIX_RENAME = b"posix-rename@openssh.com"
 _LIMITS = b"limits@openssh.com"
 _STATVFS = b"statvfs@openssh.com"
@@ -280,6 +282,22 @@ class SftpConnection:
 
     def remove(self, path: bytes) -> Pending[None]:
         return self._request(packets.REMOVE, packets.encode_string(path), _nothing)
+
+    async def list_folder(self, path: bytes) -> list[tuple[bytes, Attributes]]:
+        """Give a folder's entries, ``.`` and ``..`` among them.
+
+        Raises:
+            SftpStatus: it cannot be read, or has no end.
+        """
+        handle = await self.open_folder(path)
+        entries: list[tuple[bytes, Attributes]] = []
+        while found := await self.read_folder(handle):
+            entries += found
+            if len(entries) > MOST_ENTRIES:  # they are held in memory
+                self.close_handle(handle)
+                raise SftpStatus(packets.FAILURE, f"the folder has more than {MOST_ENTRIES} entries")
+        await self.close_handle(handle)
+        return entries
 
     def open_folder(self, path: bytes) -> Pending[bytes]:
         return self._request(packets.OPENDIR, packets.encode_string(path), _handle)

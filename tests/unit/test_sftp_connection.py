@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from sftp_peer import SFTP_SERVER, Client, OpenSshServer, packet, text
 
 from ssm_proxy.errors import MalformedMessage
-from ssm_proxy.sftp import packets
+from ssm_proxy.sftp import connection, packets
 from ssm_proxy.sftp.connection import Pending, SftpConnection, SftpStatus
 from ssm_proxy.sftp.packets import Attributes
 
@@ -222,6 +222,24 @@ def test_more_than_was_asked_for_is_refused() -> None:
     assert result_of(opened(), lambda sftp: sftp.read(b"h", 0, 4), KINDS[2]) == b"data"
     with pytest.raises(MalformedMessage, match="4 bytes where 3 were asked for"):
         result_of(opened(), lambda sftp: sftp.read(b"h", 0, 3), KINDS[2])
+
+
+def test_a_folder_without_end_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connection, "MOST_ENTRIES", 20)
+    sftp, ends = opened(), []
+    sftp.start(sftp.list_folder(b"p"), ends.append)  # type: ignore[arg-type]  # what it gives does not matter here
+    sftp.receive(answered(KINDS[1], sftp.data_to_send()))
+    entry = text(b"name") + text(b"") + bytes(4)
+    names = packet(104, H + struct.pack(">I", 10) + entry * 10)
+    for count in range(3):
+        assert not ends
+        request = sftp.data_to_send()
+        assert request[4] == packets.READDIR, count
+        sftp.receive(answered(names, request))
+    (error,) = ends
+    assert isinstance(error, SftpStatus)
+    assert "more than 20 entries" in error.message
+    assert sftp.data_to_send()[4] == packets.CLOSE
 
 
 def test_two_names_are_no_real_path() -> None:
