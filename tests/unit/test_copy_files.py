@@ -57,6 +57,22 @@ def content(size: int) -> bytes:
     return os.urandom(size)
 
 
+def test_limits_that_come_while_a_small_file_is_read_do_not_spoil_it(client: Client, tmp_path: Path) -> None:
+    data, read = content(200_000), []
+    (tmp_path / "file").write_bytes(data)
+
+    async def read_it() -> None:
+        handle = await client.sftp.open(b"file", packets.OPEN_READ)
+        read.append((await node_files.read_whole(client.sftp, handle, len(data)))[0])
+
+    async def learn_it() -> None:
+        await client.sftp.stat(b"file")  # answered with the above, so that the reads are under way now
+        client.sftp.read_bytes *= 2
+
+    client.run_all([read_it(), learn_it()])
+    assert read == [data]
+
+
 class Copy:
     """One file to be copied in either direction."""
 
