@@ -10,8 +10,8 @@ from itertools import groupby
 from typing import TYPE_CHECKING
 
 from ssm_proxy.api.ssh import Access, Path, login_to, make_access
-from ssm_proxy.errors import CopyError, UsageError
-from ssm_proxy.file_copy.engine import Engine
+from ssm_proxy.errors import CopyError, SsmProxyError, UsageError
+from ssm_proxy.file_copy.engine import Engine, incomplete
 from ssm_proxy.file_copy.locations import Location, parse_location
 from ssm_proxy.file_copy.names import shown
 from ssm_proxy.file_copy.values import (
@@ -19,6 +19,8 @@ from ssm_proxy.file_copy.values import (
     CopyIncomplete,
     CopyOptions,
     CopyResult,
+    FileOutcome,
+    FileState,
     Progress,
     ProgressCallback,
 )
@@ -142,19 +144,47 @@ def copy_with(
         with _engine(froms[0], options, access, progress) as engine:
             return engine.download_stream(froms[0].path, streams[1])
     results: list[CopyResult] = []
-    failure: CopyIncomplete | None = None
-    for _, group in groupby(froms, key=lambda each: (each.host, each.user)):
-        same = list(group)
-        with _engine(same[0], options, access, progress) as engine:
-            try:
+    errors: list[SsmProxyError] = []
+    by_node = [list(group) for _, group in groupby(froms, key=lambda each: (each.host, each.user))]
+    for same in by_node:
+        try:
+            with _engine(same[0], options, access, progress) as engine:
                 results.append(engine.download([each.path for each in same], to.path))
-            except CopyIncomplete as error:
-                failure = failure or error
-                results.append(error.result)
-    if failure is not None:
-        failure.result = _together(results)
-        raise failure
-    return _together(results)
+        except CopyIncomplete as error:
+            results.append(error.result)
+        except SsmProxyError as error:  # as with scp, a node that cannot be reached does not stop the others
+            errors.append(error)
+            if len(errors) == len(by_node):
+                raise errors[0] from None
+            results.append(_nothing_of(same, to, error, progress))
+    result = _together(results)
+    if result.failures:
+        raise incomplete(result)
+    return result
+
+
+def _nothing_of(
+    froms: Sequence[Location], to: Location, error: SsmProxyError, progress: ProgressCallback | None
+) -> CopyResult:
+    """Tell that nothing can be had from one of several nodes; give that as its result."""
+    text = f"{error.message}: {error.cause}" if error.cause else error.message
+    failures = [FileOutcome(source=each.shown, target=to.shown, state=FileState.FAILED, error=text) for each in froms]
+    result = CopyResult(copied_bytes=0, total_bytes=0, files=0, unchanged=0, failures=failures, seconds=0.0, sessions=0)
+    if progress is not None:
+        for failure in failures:
+            progress(
+                Progress(
+                    total_bytes=0,
+                    done_bytes=0,
+                    total_files=len(failures),
+                    done_files=len(failures),
+                    sessions=0,
+                    is_counting=False,
+                    current=failure.source,
+                    outcome=failure,
+                )
+            )
+    return result
 
 
 def _check(froms: Sequence[Location], to: Location, options: CopyOptions) -> None:

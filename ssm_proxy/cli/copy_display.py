@@ -105,19 +105,24 @@ class LineDisplay:
         if progress.outcome is not None:
             self._lines.append(file_line(progress.outcome))
             return
+        self._write_lines()
+        if progress.notice is not None:
+            self.notify(progress.notice)
+
+    def _write_lines(self) -> None:
         if self._lines:
             self._stderr.write("\n".join(self._lines))
             self._lines.clear()
-        if progress.notice is not None:
-            self.notify(progress.notice)
 
     def notify(self, text: str) -> None:
         self._stderr.write(f"ssm-proxy: {messages.printable(text)}")
 
     def done(self, result: CopyResult) -> None:
+        self._write_lines()
         self._stderr.write(summary(result))
 
     def failed(self, error: SsmProxyError) -> None:
+        self._write_lines()
         result = getattr(error, "result", None)
         if isinstance(result, CopyResult):
             self._stderr.write(summary(result))

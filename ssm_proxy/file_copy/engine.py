@@ -161,7 +161,7 @@ class Engine:
             sessions=self._pool.most_at_once,
         )
         if self._failures:
-            raise _incomplete(result)
+            raise incomplete(result)
         return result
 
     def _what_is_left(self) -> str:
@@ -264,7 +264,8 @@ def _resume_hint(parts: set[bytes]) -> str:
     return f"what is there already is kept ({shown(names[0])}{more}): the same command with --resume goes on from it"
 
 
-def _incomplete(result: CopyResult) -> CopyIncomplete:
+def incomplete(result: CopyResult) -> CopyIncomplete:
+    """Give the error for a result with failures."""
     first = result.failures[0]
     count = len(result.failures)
     what = f"{first.source} was not copied" if count == 1 else f"{count} files or folders were not copied"

@@ -7,6 +7,7 @@ import re
 from typing import NamedTuple
 
 from ssm_proxy.errors import UsageError
+from ssm_proxy.file_copy.names import shown
 
 STREAM = "-"
 _ON_NODE = re.compile(r"(?:(?P<user>[^/:]+)@)?(?P<host>ecs:[A-Za-z0-9_/-]+|[^/:@]+):(?P<path>.*)", re.DOTALL)
@@ -20,6 +21,12 @@ class Location(NamedTuple):
     host: str | None = None
     """Of the node, as the user typed it; None is here."""
     user: str | None = None
+
+    @property
+    def shown(self) -> str:
+        """For people: as it was typed."""
+        user = f"{self.user}@" if self.user is not None else ""
+        return f"{user}{self.host}:{shown(self.path)}" if self.host is not None else shown(self.path)
 
     @property
     def is_stream(self) -> bool:

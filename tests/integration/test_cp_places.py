@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -13,8 +14,8 @@ from copies import Copier, tree
 
 from ssm_proxy.api.copying import copy_with
 from ssm_proxy.api.ssh import Access
-from ssm_proxy.errors import CopyError, UsageError
-from ssm_proxy.file_copy.values import CopyOptions
+from ssm_proxy.errors import CopyError, TargetNotConnected, UsageError
+from ssm_proxy.file_copy.values import CopyIncomplete, CopyOptions
 
 pytestmark = pytest.mark.integration
 
@@ -88,6 +89,28 @@ def test_several_sources(real: Copier, here: Path, there: Path, tmp_path: Path) 
     failures = real.failures(remote, back, recursive=True)
     assert failures == {"nothing": "no such file or folder on the node"}
     assert names(back) == ALL
+
+
+def test_a_node_of_several_that_cannot_be_reached_does_not_stop_the_others(
+    real: Copier, here: Path, tmp_path: Path
+) -> None:
+    back = tmp_path / "back"
+    back.mkdir()
+    there, gone = [real.remote(here / name) for name in ("one", "two")], "i-0ffffffffffffffff:/gone"
+    with pytest.raises(CopyIncomplete) as caught:
+        real.copy([there[0], gone, there[1]], back)
+    result = caught.value.result
+    (failure,) = result.failures
+    assert (failure.source, failure.target) == (gone, os.fspath(back))
+    assert "is not connected" in (failure.error or "")
+    assert (result.files, names(back)) == (2, {"one", "two"})
+
+    status, _, errors = real.run(gone, there[0], back)
+    assert status == 11
+    assert re.search(rf"^ssm-proxy: {gone}: .* is not connected", errors, re.MULTILINE)
+    assert re.search(r"^copied 1 file, .*; 1 file not copied$", errors, re.MULTILINE)
+    with pytest.raises(TargetNotConnected):
+        real.copy([gone, "i-0eeeeeeeeeeeeeeee:/gone"], back)
 
 
 def test_a_destination_that_is_none(real: Copier, here: Path, there: Path) -> None:
