@@ -6,6 +6,7 @@ What a file goes through:
              WHOLE --to be verified--> SETTLE ------> done
              CHECK --there already, and equal-------> done
              CHECK --else--> WHOLE
+             WHOLE --grown--> PREPARE
     large    PREPARE --> RANGE, RANGE, ... --> FINISH --> done
              FINISH --some ranges differ--> RANGE ...        (the next round)
              FINISH --its link is lost--> FINISH
@@ -154,6 +155,7 @@ class Board:
         self._splits: dict[Job, _Split] = {}
         self._held: dict[Hashable, list[Work]] = {}
         self._unfinished: set[Job] = set()
+        self._failing: set[Job] = set()
         self._losses: dict[tuple[Job, Range | None], int] = {}
         self._is_planned = False
         self.files_worth_a_link = FILES_WORTH_A_LINK
@@ -333,11 +335,22 @@ class Board:
             self._files.extend(jobs)
             self._work.notify_all()
 
+    def to_split(self, job: Job) -> None:
+        """Take note that a file has to be copied in ranges, because it has grown."""
+        with self._lock:
+            self._to_prepare.append(job)
+            self._work.notify_all()
+
     def to_settle(self, job: Job) -> None:
         """Take note that a file is written and has to be verified."""
         with self._lock:
             self._to_settle.append(job)
             self._work.notify()
+
+    def works_of(self, link: Hashable) -> list[Work]:
+        """Give what a link has, done or not, unless it was taken note of."""
+        with self._lock:
+            return list(self._held.get(link, ()))
 
     def unfinished(self) -> list[Job]:
         """Give the files that have not come to their end."""
@@ -356,12 +369,26 @@ class Board:
         with self._lock:
             self._drop(link, work)
 
+    def fails(self, job: Job) -> bool:
+        """Take note that nothing more is to be done for a file but to clean up; give whether that is news.
+
+        ``over`` has to follow, whatever happens: the copy waits for it.
+        """
+        with self._lock:
+            if job not in self._unfinished or job in self._failing:
+                return False
+            self._failing.add(job)
+            if self._splits.pop(job, None) is not None:
+                self._work.notify_all()
+            return True
+
     def over(self, job: Job) -> bool:
-        """Take note that a file is in place, or has failed; give whether that is news."""
+        """Take note that a file is in place, or that its failure was told; give whether that is news."""
         with self._lock:
             if job not in self._unfinished:
                 return False
             self._unfinished.discard(job)
+            self._failing.discard(job)
             if self._splits.pop(job, None) is not None:  # the next one may be begun
                 self._work.notify_all()
             if self.is_over:
@@ -380,7 +407,7 @@ class Board:
                 jobs: list[Job] = []
                 for job in work.jobs:
                     losses = self._losses[job, work.piece] = self._losses.get((job, work.piece), 0) + 1
-                    if job in self._unfinished:
+                    if job in self._unfinished and job not in self._failing:
                         (jobs if losses < MOST_LOSSES else given_up).append(job)
                 if work.kind is Kind.WHOLE:
                     self._files.extendleft(jobs)

@@ -18,6 +18,7 @@ STEP = 0.25
 OPENING_TIMEOUT = 30.0
 COMMAND_TIMEOUT = 300.0
 """How long a command on the node may say nothing: it reads some MiB from a disk before each line."""
+ENDS_WITHIN = 0.2
 READ_BYTES = 256 * 1024
 WINDOW_BYTES = 4 * 1024 * 1024
 PACKET_BYTES = 128 * 1024
@@ -47,6 +48,13 @@ def lost_if_it_fails(transport: paramiko.Transport) -> Iterator[None]:
         yield
     except (paramiko.SSHException, EOFError, OSError) as error:
         raise LinkLost(_why(transport, error)) from error
+
+
+def has_ended(transport: paramiko.Transport) -> bool:
+    """Whether a connection is over, seen from a channel that has ended: it tells its channels first."""
+    if transport.is_active():
+        transport.join(ENDS_WITHIN)
+    return not transport.is_active()
 
 
 def lost(transport: paramiko.Transport) -> LinkLost:
@@ -84,7 +92,7 @@ def open_sftp(transport: paramiko.Transport) -> tuple[paramiko.Channel, SftpConn
                 hint="a copy needs two or three on each connection: see MaxSessions in the node's sshd_config",
             ) from error
         except paramiko.SSHException as error:
-            if not transport.is_active():
+            if has_ended(transport):
                 raise
             raise CopyError(
                 "the node's sshd has no SFTP", cause="it refused the subsystem", hint=NO_SFTP_HINT
@@ -97,7 +105,7 @@ def open_sftp(transport: paramiko.Transport) -> tuple[paramiko.Channel, SftpConn
         try:
             move(transport, channel, sftp)
         except LinkLost as error:
-            if not transport.is_active():
+            if has_ended(transport):
                 raise
             raise CopyError("the node's SFTP server ended before it said a word", hint=NO_SFTP_HINT) from error
     sftp.start(sftp.learn_limits(), _no_matter)  # until the answer comes, the draft's own limits are good
@@ -194,6 +202,7 @@ class NodeShell:
     def __init__(self, transport: paramiko.Transport, is_wanted: Callable[[], bool]) -> None:
         self._transport = transport
         self._is_wanted = is_wanted
+        self._has_worked = False
 
     def run(self, command: str, data: bytes) -> tuple[int, bytes] | None:
         """See ``checksums.Shell``.
@@ -213,14 +222,14 @@ class NodeShell:
                 try:
                     channel.exec_command(command)
                 except paramiko.SSHException:
-                    if self._transport.is_active():
-                        return None  # refused
-                    raise
+                    if has_ended(self._transport):
+                        raise
+                    return None  # refused
                 try:
                     _send(self._transport, channel, data)
                     channel.shutdown_write()
                 except (OSError, EOFError):
-                    if not self._transport.is_active():
+                    if has_ended(self._transport):
                         raise
                     # It has ended before it read all: its status tells why.
                 return self._result(channel)
@@ -235,6 +244,7 @@ class NodeShell:
                 if not self._is_wanted():
                     raise LinkLost(TransportClosed("the copy has ended")) from None
                 if time.monotonic() > until:
+                    self._took_too_long()
                     return None
                 while channel.recv_stderr_ready():
                     channel.recv_stderr(READ_BYTES)
@@ -244,7 +254,18 @@ class NodeShell:
             output += piece
             until = time.monotonic() + COMMAND_TIMEOUT
         if not channel.status_event.wait(OPENING_TIMEOUT):
+            self._took_too_long()
             return None
-        if not self._transport.is_active() and channel.exit_status < 0:
+        if channel.exit_status < 0 and has_ended(self._transport):
             raise lost(self._transport)
+        self._has_worked = self._has_worked or channel.exit_status == 0
         return channel.exit_status, bytes(output)
+
+    def _took_too_long(self) -> None:
+        """Judge a command that says nothing: where commands have worked before it is the connection.
+
+        Raises:
+            LinkLost: they have.
+        """
+        if self._has_worked:
+            raise LinkLost(TransportTimeout("a command on the node does not come to its end"))

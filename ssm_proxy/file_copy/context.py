@@ -112,6 +112,10 @@ class AgainNeeded(Exception):
     """A file cannot be finished yet: pieces of it have to be copied again. Met by the link, never shown."""
 
 
+class BecameLarge(Exception):
+    """A file is not small any more: it has to be copied in ranges, not read whole. Met by the link, never shown."""
+
+
 class Context:
     """Shared by all links of one copy; thread-safe.
 
@@ -204,6 +208,14 @@ class Context:
     def keep_part(self, path: bytes) -> None:
         with self._lock:
             self.parts.add(path)
+
+    def leave_part(self, source: str, path: bytes) -> None:
+        """Take note that an earlier part is not used, and stays."""
+        with self._lock:
+            self.parts.discard(path)
+            self.notices.append(
+                f"{source}: what is there already cannot be compared; {shown(path)} is left, and all is copied anew"
+            )
 
     def parts_in_use(self) -> set[bytes]:
         """Give the parts that this copy itself writes to."""

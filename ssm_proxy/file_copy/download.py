@@ -103,6 +103,7 @@ class Download(RegularFile):
         for _ in range(1 + MOST_REPAIRS):
             data, after = await read_whole(sftp, handle, before[0])
             state = (after.size or 0, (after.times or self.file.times)[1])
+            self._check_small(state[0])
             if state == before or not state[0]:  # files of /proc are said to be empty
                 return data
             only_grows = only_grows and state[0] > before[0]
@@ -216,6 +217,7 @@ class Download(RegularFile):
         self._output.truncate(size)
         missing = self._missing(link, self._output, size)
         if missing is None:
+            self._leave_part()
             return False
         there_bytes = size - sum(each[1] for each in missing)
         self._context.found(there_bytes)
@@ -238,6 +240,14 @@ class Download(RegularFile):
         self._output = SharedFile(fd)
         os.rename(found, self._part)
         return True
+
+    def _leave_part(self) -> None:
+        """Leave a part alone that cannot be compared now; a new one will be made."""
+        assert self._part is not None
+        assert self._output is not None
+        self._context.leave_part(self.shown_source, self._part)
+        self._output.close()
+        self._part = self._output = None
 
     def _missing(self, link: LinkFace, file: SharedFile, size: int) -> list[tuple[int, int]] | None:
         """Give the blocks of a file here that are not as on the node; None if the node cannot tell."""
@@ -293,6 +303,8 @@ class Download(RegularFile):
                 f"{self.shown_source} grew while it was read; its first {self._size} bytes were copied"
             )
         self._set_attributes()
+        assert self._output is not None
+        self._output.flush()
         self._put_in_place()
 
     def _verify(self, link: LinkFace, has_changed: bool, found: Attributes) -> None:

@@ -135,8 +135,13 @@ class Engine:
             if self._planning_error is not None:
                 raise self._planning_error
             self._finish_folders()
+            self._tell()
+            self._node.close()
+            self._pool.close()
         except SsmProxyError as error:
             self._stop(planner)
+            with contextlib.suppress(Exception):
+                self._tell()
             if self._context.parts:
                 resume = _resume_hint(self._context.parts)
                 error.hint = resume if error.hint is None else f"{error.hint}; {resume}"
@@ -148,9 +153,6 @@ class Engine:
                 self._context.notice(f"interrupted; {self._what_is_left()}")
                 self._tell()
             raise
-        self._tell()
-        self._node.close()
-        self._pool.close()
         result = CopyResult(
             copied_bytes=self._context.moved_bytes,
             total_bytes=self._bytes_in_place,

@@ -12,7 +12,7 @@ from ssm_proxy.errors import MalformedMessage, SsmProxyError
 from ssm_proxy.file_copy.board import Board, Job, Kind, Work
 from ssm_proxy.file_copy.channel import LinkLost, NodeShell, lost, move, open_sftp
 from ssm_proxy.file_copy.checksums import node_files
-from ssm_proxy.file_copy.context import AgainNeeded, Context, FileCopy, SplitCopy
+from ssm_proxy.file_copy.context import AgainNeeded, BecameLarge, Context, FileCopy, SplitCopy
 from ssm_proxy.file_copy.values import FileError
 from ssm_proxy.sftp.connection import Pending, SftpConnection, SftpStatus
 
@@ -73,6 +73,8 @@ class Link:
         """Whether it has brought any work to its end."""
         self.heard_at = time.monotonic()
         """When the node last said something, or there was nothing to hear."""
+        self.answered_at = time.monotonic()
+        """When it last said something."""
         self._turned_at = time.monotonic()
         self._thread = threading.Thread(target=self._run, name="ssm-proxy copy", daemon=True)
 
@@ -137,7 +139,7 @@ class Link:
                 self.heard_at = now
             self._turned_at = now
             self._take_work(now)
-            if self._failure is not None:
+            if self._failure is not None and not self._board.is_cancelled:  # else it is why a command gave up
                 raise self._failure
             self._close_handles()
             if self.sftp.is_idle and not self.sftp.has_data_to_send:
@@ -146,7 +148,7 @@ class Link:
                     raise lost(self.transport)
                 self._board.wait_for_work(0.1)
             elif move(self.transport, channel, self.sftp):
-                self.heard_at = time.monotonic()
+                self.heard_at = self.answered_at = time.monotonic()
         self._clean_up(channel)
 
     def _take_work(self, now: float) -> None:
@@ -186,10 +188,7 @@ class Link:
         try:
             if work.kind is Kind.WHOLE:
                 self._context.began(job.shown_source)
-                if await _file_of(job).copy_whole(self):
-                    self._board.to_settle(job)
-                else:
-                    self._over(job)
+                await self._copy_whole(_file_of(job))
             elif work.kind is Kind.PREPARE:
                 self._context.began(job.shown_source)
                 await job.prepare(self)
@@ -203,6 +202,17 @@ class Link:
         except (FileError, SftpStatus, OSError) as error:
             if work.kind is not Kind.RANGE or self._board.is_needed(work):
                 await self._fail(job, error)
+
+    async def _copy_whole(self, job: FileCopy) -> None:
+        try:
+            is_to_be_verified = await job.copy_whole(self)
+        except BecameLarge:
+            self._board.to_split(job)
+            return
+        if is_to_be_verified:
+            self._board.to_settle(job)
+        else:
+            self._over(job)
 
     async def _finish(self, job: SplitCopy) -> None:
         try:
@@ -274,17 +284,20 @@ class Link:
         job.close()
 
     async def _fail(self, job: SplitCopy, error: Exception) -> None:
-        if self._board.over(job):
-            self._context.tell(job.failure(error))
-            job.is_over = True
+        if not self._board.fails(job):
+            return
+        self._context.tell(job.failure(error))  # before the copy can be over
+        job.is_over = True
+        try:
             await job.abandon(self)
-            job.close()
+        finally:
+            self._forget(job)
 
     def _give_up(self, job: SplitCopy) -> None:
         """Leave a file out at which links are lost again and again. What there is of it stays: none can remove it."""
-        if self._board.over(job):
+        if self._board.fails(job):
             self._context.tell(job.failure(FileError("the session was lost each time that it was tried")))
-            job.close()
+            self._forget(job)
 
     def _done(self, work: Work, error: BaseException | None) -> None:
         self._load -= work.weight
@@ -309,7 +322,9 @@ class Link:
 
     def _clean_up(self, channel: paramiko.Channel) -> None:
         """After Ctrl-C: leave no parts behind that nothing can go on from."""
-        written = [job for work in self._under_way if work.kind in (Kind.WHOLE, Kind.SETTLE) for job in work.jobs]
+        written = [
+            job for work in self._board.works_of(self) if work.kind in (Kind.WHOLE, Kind.SETTLE) for job in work.jobs
+        ]
         jobs = [cast("SplitCopy", job) for job in [*written, *self._board.take_unsettled()]]
         jobs += self._context.take_useless()
         self.sftp.close()

@@ -55,7 +55,7 @@ class SharedFile:
         Raises:
             FileError: it is closed, or larger than ``limit``.
         """
-        data = self.read_at(0, self.stat().st_size)
+        data = self.read_at(0, min(limit, self.stat().st_size))
         while more := self.read_at(len(data), _STEP_BYTES):
             data += more
             if len(data) > limit:
@@ -105,6 +105,20 @@ class SharedFile:
                 stretches.append((start, min(end, size) - start))
                 position = end
         return stretches
+
+    def flush(self) -> None:
+        """Learn of writes that have failed since.
+
+        File systems of the network (NFS, FUSE) and quotas tell of them when a descriptor is closed, and of any: so it
+        is another one, and the lock on this one is kept.
+
+        Raises:
+            FileError: it is closed.
+            OSError: a write has failed.
+        """
+        with self._lock:
+            self._check()
+            os.close(os.dup(self._fd))
 
     def close(self) -> None:
         """Close it; harmless if repeated."""

@@ -96,6 +96,19 @@ async def make_part(sftp: SftpConnection, part: bytes, permissions: int) -> byte
         raise
 
 
+async def check_written(sftp: SftpConnection, part: bytes) -> None:
+    """Learn of writes to a part that failed late: file systems of the network and quotas tell when a handle is closed.
+
+    Raises:
+        FileError, SftpStatus: one did.
+    """
+    handle = await sftp.open(part, packets.OPEN_WRITE)
+    try:
+        await sftp.close_handle(handle)
+    except SftpStatus as error:
+        raise await why_not_written(sftp, error, part) from error
+
+
 async def put_in_place(sftp: SftpConnection, part: bytes, target: bytes) -> None:
     """Rename a part to its final name, in place of what is there.
 

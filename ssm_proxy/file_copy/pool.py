@@ -65,7 +65,8 @@ class Pool:
         self._links: list[Link] = []
         self._opening = 0
         self._is_closed = False
-        self._failures = 0  # to open one, in a row
+        self._failures = 0  # to open one, in a row; those that were tried at the same time are one
+        self._round = 0
         self._useless = 0  # that ended before they had brought anything, in a row
         self._error: SsmProxyError | None = None
         self._openers: list[threading.Thread] = []
@@ -88,7 +89,7 @@ class Pool:
                 if attempt == FAILURES_IN_A_ROW or not getattr(error, "is_busy", True):
                     raise
                 time.sleep(FIRST_PAUSE_S * 2**attempt * (0.5 + random.random() / 2))
-        self._begin(client)
+        self._begin(client, self._round)
 
     @property
     def working(self) -> int:
@@ -121,10 +122,12 @@ class Pool:
         wanted = min(self._most, self._board.wanted_links)
         if now < self._next_at:
             return
-        for _ in range(min(wanted - working, OPENED_AT_ONCE) - opening):
+        of_round = self._round
+        # While none works it is not known whether any can.
+        for _ in range(min(wanted - working, OPENED_AT_ONCE if working else 1) - opening):
             with self._lock:
                 self._opening += 1
-            opener = threading.Thread(target=self._open, name="ssm-proxy copy opening", daemon=True)
+            opener = threading.Thread(target=self._open, args=(of_round,), name="ssm-proxy copy opening", daemon=True)
             self._openers = [each for each in self._openers if each.is_alive()] + [opener]
             opener.start()
 
@@ -148,9 +151,10 @@ class Pool:
         if not links:
             return
         latest = max(link.heard_at for link in links)
+        answered = max(link.answered_at for link in links)  # idle links do not show that the network works
         for link in links:
             silent = now - link.heard_at
-            if silent > STANDS_STILL_S and link.stands_still and now - latest < ALIVE_WITHIN_S:
+            if silent > STANDS_STILL_S and link.stands_still and now - answered < ALIVE_WITHIN_S:
                 logger.info("a session stands still for %.0f s and is replaced", silent)
                 link.cut()
         if now - latest > NOTHING_MOVES_S and all(link.stands_still for link in links):
@@ -162,7 +166,7 @@ class Pool:
 
     # --- threads ----------------------------------------------------------------------------------------------------
 
-    def _open(self) -> None:
+    def _open(self, of_round: int) -> None:
         error: SsmProxyError | None = None
         client = None
         try:
@@ -175,21 +179,21 @@ class Pool:
         with self._lock:
             self._opening -= 1
             if error is not None:
-                self._failed(error)
+                self._failed(error, of_round)
             else:
                 self._failures = 0
                 self._error = None
         if client is not None:
-            self._begin(client)
+            self._begin(client, of_round)
         self._board.wake()
 
-    def _begin(self, client: paramiko.SSHClient) -> None:
+    def _begin(self, client: paramiko.SSHClient, of_round: int) -> None:
         link = Link(
             client,
             self._board,
             self._context,
             most_under_way=share_under_way(self._most),
-            ended=self._ended,
+            ended=lambda link, error: self._ended(link, error, of_round),
         )
         with self._lock:
             if self._is_closed:
@@ -197,9 +201,9 @@ class Pool:
                 return
             self._links.append(link)
             self.most_at_once = max(self.most_at_once, len(self._links))
-        link.start()
+            link.start()  # before ``close`` can see it, and join it
 
-    def _ended(self, link: Link, error: SsmProxyError | None) -> None:
+    def _ended(self, link: Link, error: SsmProxyError | None, of_round: int) -> None:
         with self._lock:
             self._links.remove(link)
             if error is not None:
@@ -209,14 +213,17 @@ class Pool:
                     self._error = error
                     self._next_at = time.monotonic() + FIRST_PAUSE_S * random.random()
                 else:
-                    self._useless += 1
-                    self._failed(error)
+                    self._useless += of_round == self._round
+                    self._failed(error, of_round)
         self._board.wake()
 
-    def _failed(self, error: SsmProxyError) -> None:
+    def _failed(self, error: SsmProxyError, of_round: int) -> None:
         """Take note of a failure. The lock is held."""
-        self._failures += 1
         self._error = error
+        if of_round != self._round:  # one that was tried beside it has failed already
+            return
+        self._round += 1
+        self._failures += 1
         pause = min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2**self._failures)
         if self._failures >= FAILURES_IN_A_ROW and self._links:
             pause = TRY_AGAIN_AFTER_S

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 
 from ssm_proxy.file_copy.board import Range
-from ssm_proxy.file_copy.context import AgainNeeded, Context, outcome_of
+from ssm_proxy.file_copy.context import AgainNeeded, BecameLarge, Context, outcome_of
 from ssm_proxy.file_copy.names import shown
 from ssm_proxy.file_copy.ranges import RangeList
 from ssm_proxy.file_copy.values import SPLIT_BYTES, FileError, FileOutcome, FileState, SourceFile
@@ -30,6 +30,7 @@ class RegularFile:
         self._lock = threading.Lock()
         self._ranges = RangeList()
         self._size = file.size
+        self._is_split = file.size > SPLIT_BYTES
         self._repairs = 0
         self._is_calm = False
         self._is_verified = False
@@ -47,7 +48,8 @@ class RegularFile:
 
     @property
     def is_split(self) -> bool:
-        return self.file.size > SPLIT_BYTES
+        """Whether it is copied in ranges."""
+        return self._is_split
 
     @property
     def wants_check(self) -> bool:
@@ -57,6 +59,16 @@ class RegularFile:
     def digest(self) -> bytes:
         """Of what was copied, for a file that was copied whole."""
         return self._digest
+
+    def _check_small(self, size: int) -> None:
+        """Check what a file that is to be read whole has become.
+
+        Raises:
+            BecameLarge: too large for that. Nothing may have been written, or it is written anew.
+        """
+        if size > SPLIT_BYTES:
+            self._is_split = True
+            raise BecameLarge
 
     def _grew(self, size: int) -> None:
         if size != self._size:

@@ -14,6 +14,7 @@ from ssm_proxy.file_copy.local_file import SharedFile, has_changed, open_source
 from ssm_proxy.file_copy.names import part_path
 from ssm_proxy.file_copy.node_files import (
     Existing,
+    check_written,
     find_part,
     is_in_place,
     is_quiet,
@@ -108,6 +109,7 @@ class Upload(RegularFile):
         with contextlib.closing(open_source(self.file.source)) as source:
             for _ in range(1 + MOST_REPAIRS):
                 before = source.stat()
+                self._check_small(before.st_size)
                 data = source.read_all(GROWTH_LIMIT)
                 if not has_changed(before, source.stat()):
                     self._grew(len(data))
@@ -187,7 +189,10 @@ class Upload(RegularFile):
             return False
         if self._existing is not None and self._existing.attributes.size == size:
             ours = InBackground(lambda: local_blocks(source, size))
-            theirs = node_blocks(link.shell, self._target, size)
+            try:
+                theirs = node_blocks(link.shell, self._target, size)
+            except FileError:  # it may be written, but not read
+                theirs = []
             if theirs is None:
                 self._context.no_shell()
                 return False
@@ -207,6 +212,8 @@ class Upload(RegularFile):
         theirs = node_blocks(link.shell, self._part, size)
         if theirs is None:
             self._context.no_shell()
+            self._context.leave_part(self.shown_source, self._part)
+            self._part = None
             return False
         missing = differing(ours.result(), theirs, size)
         there = size - sum(each[1] for each in missing)
@@ -298,6 +305,7 @@ class Upload(RegularFile):
                 self._context.notice(
                     f"{self.shown_source} grew while it was read; its first {self._size} bytes were copied"
                 )
+        await check_written(sftp, self._part)
         if self._existing is not None:
             with contextlib.suppress(SftpStatus):
                 await sftp.setstat(self._part, Attributes(owner=self._existing.attributes.owner))

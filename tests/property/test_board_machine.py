@@ -131,7 +131,8 @@ class BoardMachine(RuleBasedStateMachine):
     @rule(link=LINKS)
     def lose(self, link: str) -> None:
         for work, _ in self.held.pop(link, []):
-            self.cleaning.discard(work)
+            if work in self.cleaning:
+                self.cleaned(work)
         self.board.lost(link)
 
     # --- what a link does -------------------------------------------------------------------------------------------
@@ -139,6 +140,7 @@ class BoardMachine(RuleBasedStateMachine):
     def step(self, link: str, work: Work, taken: int, how: int, some: set[int]) -> None:
         board, job = self.board, self.known(work.jobs[0])
         if work in self.cleaning:
+            self.cleaned(work)
             self.release(link, work)
         elif work.kind is Kind.RANGE:
             assert work.piece is not None
@@ -167,7 +169,10 @@ class BoardMachine(RuleBasedStateMachine):
             self.fail(work, job)
         elif work.kind is Kind.WHOLE:
             job.copied_whole += 1
-            if how < 5:
+            if how == 8:
+                job.is_split = True
+                board.to_split(job)
+            elif how < 5:
                 board.to_settle(job)
             else:
                 self.end(job)
@@ -185,10 +190,16 @@ class BoardMachine(RuleBasedStateMachine):
             self.release(link, work)
 
     def fail(self, work: Work, job: FakeJob) -> None:
-        assert self.board.over(job)
+        assert self.board.fails(job)
+        assert not self.board.fails(job)
         job.ends += 1
         job.is_failed = True
         self.cleaning.add(work)
+
+    def cleaned(self, work: Work) -> None:
+        """Say that a file's failure has been told, and what there was of it removed, or the link lost meanwhile."""
+        self.cleaning.discard(work)
+        assert self.board.over(work.jobs[0])
 
     def end(self, job: FakeJob) -> None:
         assert self.board.over(job)

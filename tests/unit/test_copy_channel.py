@@ -7,7 +7,8 @@ import threading
 import paramiko
 import pytest
 
-from ssm_proxy.errors import SsmProxyError, TransportClosed
+from ssm_proxy.errors import SsmProxyError, TransportClosed, TransportTimeout
+from ssm_proxy.file_copy import channel as channel_module
 from ssm_proxy.file_copy.channel import LinkLost, NodeShell
 
 
@@ -71,9 +72,19 @@ class FakeChannel:
 
 
 class FakeTransport:
-    def __init__(self, channel: FakeChannel, *, is_active: bool = True, error: Exception | None = None) -> None:
+    """What has ended tells its channels before it says so: it is seen by ``join``."""
+
+    def __init__(
+        self,
+        channel: FakeChannel,
+        *,
+        is_active: bool = True,
+        is_ending: bool = False,
+        error: Exception | None = None,
+    ) -> None:
         self.channel = channel
         self._is_active = is_active
+        self._is_ending = is_ending
         self._error = error
 
     def open_session(self, timeout: float) -> FakeChannel:
@@ -83,6 +94,10 @@ class FakeTransport:
 
     def is_active(self) -> bool:
         return self._is_active
+
+    def join(self, timeout: float) -> None:
+        assert 0 < timeout < 1
+        self._is_active = self._is_active and not self._is_ending
 
     def get_exception(self) -> Exception | None:
         return None
@@ -114,6 +129,22 @@ def test_a_connection_that_ends_meanwhile_is_lost() -> None:
     assert isinstance(lost.value.error, TransportClosed)
     with pytest.raises(LinkLost):
         run(FakeTransport(FakeChannel([b""], status=-1), is_active=False))
+    for channel in (FakeChannel([b""], status=-1), FakeChannel([], exec_error=paramiko.SSHException("no"))):
+        with pytest.raises(LinkLost):
+            run(FakeTransport(channel, is_ending=True))
+
+
+def test_a_command_that_hangs_is_a_lost_connection_only_where_one_has_worked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(channel_module, "COMMAND_TIMEOUT", 0.0)
+    hangs = FakeTransport(FakeChannel([None]))
+    shell = NodeShell(hangs, lambda: True)  # type: ignore[arg-type]
+    assert shell.run("command", b"") is None
+    hangs.channel = FakeChannel([b"works"])
+    assert shell.run("command", b"") == (0, b"works")
+    hangs.channel = FakeChannel([None])
+    with pytest.raises(LinkLost) as lost:
+        shell.run("command", b"")
+    assert isinstance(lost.value.error, TransportTimeout)
 
 
 def test_what_the_node_refuses_is_no_error() -> None:

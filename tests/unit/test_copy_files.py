@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import os
+import re
 import stat
 import subprocess
 import time
@@ -19,7 +21,7 @@ from sftp_peer import SFTP_SERVER, Client, NoShell, OpenSshServer, PipeLink
 from ssm_proxy.file_copy import node_files
 from ssm_proxy.file_copy.board import SMALLEST_WEIGHT, Board, Kind, Range, Work
 from ssm_proxy.file_copy.checksums import SMALLEST_BLOCK
-from ssm_proxy.file_copy.context import AgainNeeded, Context, explain
+from ssm_proxy.file_copy.context import AgainNeeded, BecameLarge, Context, explain
 from ssm_proxy.file_copy.download import Download
 from ssm_proxy.file_copy.link import Link
 from ssm_proxy.file_copy.names import is_part_of, part_path
@@ -247,6 +249,72 @@ def test_an_interrupted_copy_goes_on_from_what_is_really_there(client: Client, t
     assert copy.target.read_bytes() == data
     assert copy.parts() == []
     assert f"{SMALLEST_BLOCK} of {len(data)} bytes are there already" in copy.context.notices[0]
+
+
+@BOTH
+def test_a_part_that_cannot_be_compared_is_left(client: Client, tmp_path: Path, kind: type) -> None:
+    copy = Copy(client, tmp_path, content(LARGE), kind=kind, shell=NoShell(), resume=True)
+    old = content(LARGE - 5)
+    Path(os.fsdecode(part_path(os.fsencode(copy.target)))).write_bytes(old)
+    copy.run()
+    assert copy.target.read_bytes() == copy.source.read_bytes()
+    (part,) = copy.parts()
+    assert Path(part).read_bytes()[: len(old)] == old
+    assert [os.fspath(part) in each for each in copy.context.notices].count(True) == 1
+    assert copy.context.parts == set()
+
+
+def test_what_may_be_written_but_not_read_is_replaced(client: Client, tmp_path: Path) -> None:
+    class Unreadable(Shell):
+        def run(self, command: str, data: bytes) -> tuple[int, bytes] | None:
+            return (91, b"") if os.fsdecode(copy.job.file.target) in _paths(command) else super().run(command, data)
+
+    copy = Copy(client, tmp_path, content(LARGE), kind=Upload, shell=Unreadable(), resume=True)
+    copy.target.write_bytes(content(LARGE))
+    assert copy.run().state is FileState.COPIED
+    assert copy.target.read_bytes() == copy.source.read_bytes()
+
+
+def _paths(command: str) -> list[str]:
+    """Give the words of a command that are paths in octal."""
+    words = re.findall(r"'((?:\\0[0-7]{3})+)'", command)
+    return [bytes(int(each, 8) for each in word.split("\\0")[1:]).decode() for word in words]
+
+
+@BOTH
+def test_a_small_file_that_has_become_large_is_copied_in_ranges(client: Client, tmp_path: Path, kind: type) -> None:
+    for before in (b"", b"small"):
+        copy = Copy(client, tmp_path, before, kind=kind)
+        assert not copy.job.is_split
+        copy.source.write_bytes(content(LARGE))
+        with mock.patch.object(os, "pread", wraps=os.pread) as pread, pytest.raises(BecameLarge):
+            client.run(copy.job.copy_whole(copy.link))
+        assert sum(call.args[1] for call in pread.mock_calls) < LARGE
+        assert copy.job.is_split
+        outcome = copy.run()
+        assert (outcome.size, outcome.verified) == (LARGE, True)
+        assert copy.target.read_bytes() == copy.source.read_bytes()
+        assert copy.context.total_bytes == LARGE - len(before)
+        copy.target.unlink()
+
+
+@BOTH
+def test_a_write_that_fails_late_keeps_the_file_from_its_name(client: Client, tmp_path: Path, kind: type) -> None:
+    copy = Copy(client, tmp_path, content(LARGE), kind=kind)
+    copy.target.write_bytes(b"old")
+    client.run(copy.job.prepare(copy.link))
+    copy.copy_ranges()
+
+    async def refused(_handle: bytes) -> None:
+        raise SftpStatus(packets.FAILURE, "Failure")
+
+    if kind is Download:
+        late = mock.patch.object(os, "dup", side_effect=OSError(errno.EDQUOT, "Disk quota exceeded"))
+    else:
+        late = mock.patch.object(client.sftp, "close_handle", side_effect=refused)
+    with late, pytest.raises((OSError, FileError), match="quota"):
+        copy.finish()
+    assert copy.target.read_bytes() == b"old"
 
 
 @BOTH

@@ -1,0 +1,142 @@
+"""The links of a copy: how many are opened, when it is given up, which are cut."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from ssm_proxy.errors import SsmProxyError, TransportClosed
+from ssm_proxy.file_copy import pool as module
+from ssm_proxy.file_copy.board import Board, Range
+from ssm_proxy.file_copy.context import Context
+from ssm_proxy.file_copy.pool import ALIVE_WITHIN_S, FAILURES_IN_A_ROW, OPENED_AT_ONCE, STANDS_STILL_S, Pool
+from ssm_proxy.file_copy.values import CopyOptions
+
+GIVEN_UP_WITHIN = 20.0
+
+
+class Large:
+    """A file that is worth many links."""
+
+    is_split = True
+    size = 2**30
+    wants_check = False
+    may_be_written_late = False
+    has_all_ranges = False
+
+    def take_range(self) -> Range | None:
+        return None
+
+    def give_back(self, piece: Range) -> None:
+        raise AssertionError(piece)
+
+
+class FakeLink:
+    """What the pool has to do with of a link."""
+
+    def __init__(self, client: Any, *_: Any, ended: Callable[[Any, SsmProxyError | None], None], **__: Any) -> None:
+        self.client = client
+        self.ended = ended
+        self.has_delivered = True
+        self.heard_at = self.answered_at = time.monotonic()
+        self.stands_still = True
+        self.is_cut = False
+        self.was_seen = False
+
+    def start(self) -> None:
+        self.was_seen = not self.client._lock.locked()
+
+    def cut(self) -> None:
+        self.is_cut = True
+
+
+class Rig:
+    """A pool whose links are made by ``open``."""
+
+    def __init__(self) -> None:
+        self.board = Board()
+        self.board.add(Large())
+        self.error: SsmProxyError | None = None
+        self.attempts = 0
+        self.pool = Pool(self._open, self.board, Context(CopyOptions(), is_striped=True), most=8)
+
+    def _open(self) -> Any:
+        self.attempts += 1
+        if self.error is not None:
+            raise self.error
+        return self.pool
+
+    @property
+    def links(self) -> list[Any]:
+        return list(self.pool._links)
+
+    def wait_for_openers(self) -> None:
+        for opener in self.pool._openers:
+            opener.join(GIVEN_UP_WITHIN)
+
+
+@pytest.fixture
+def rig(monkeypatch: pytest.MonkeyPatch) -> Rig:
+    monkeypatch.setattr(module, "Link", FakeLink)
+    rig = Rig()
+    rig.pool.open_first()
+    return rig
+
+
+def test_a_link_has_begun_before_anybody_can_wait_for_its_end(rig: Rig) -> None:
+    rig.pool.manage(time.monotonic())
+    rig.wait_for_openers()
+    assert len(rig.links) == 1 + OPENED_AT_ONCE
+    assert not any(link.was_seen for link in rig.links)
+
+
+def test_links_that_cannot_be_opened_at_the_same_time_are_one_failure(rig: Rig) -> None:
+    rig.error = TransportClosed("no network")
+    rounds = 0
+    now = time.monotonic()
+    while rounds < FAILURES_IN_A_ROW - 1:
+        now += 100.0  # however long it pauses
+        before = rig.attempts
+        rig.pool.manage(now)
+        rig.wait_for_openers()
+        rounds += rig.attempts > before
+        assert rig.attempts - before in (0, OPENED_AT_ONCE)
+    assert rig.pool._failures == FAILURES_IN_A_ROW - 1
+
+
+def test_one_is_tried_when_none_works_and_given_up_after_some_rounds(rig: Rig) -> None:
+    (link,) = rig.links
+    rig.error = TransportClosed("no network")
+    link.ended(link, TransportClosed("lost"))
+    before = rig.attempts
+
+    def manage_for_long() -> None:
+        now = time.monotonic()
+        for _ in range(10 * FAILURES_IN_A_ROW):
+            now += 100.0
+            rig.pool.manage(now)
+            rig.wait_for_openers()
+
+    with pytest.raises(TransportClosed, match="no network"):
+        manage_for_long()
+    assert rig.attempts - before == FAILURES_IN_A_ROW
+
+
+@pytest.mark.parametrize("has_answered", [True, False])
+def test_a_link_is_cut_when_others_get_answers_not_because_they_have_nothing_to_wait_for(
+    rig: Rig, has_answered: bool
+) -> None:
+    rig.pool.manage(time.monotonic())
+    rig.wait_for_openers()
+    silent, *others = rig.links
+    now = time.monotonic() + STANDS_STILL_S + ALIVE_WITHIN_S + 1
+    for idle in others:
+        idle.heard_at, idle.stands_still = now, False
+        if has_answered:
+            idle.answered_at = now
+    rig.pool.manage(now)
+    assert silent.is_cut is has_answered
+    assert not any(link.is_cut for link in others)
