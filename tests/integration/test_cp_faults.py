@@ -15,7 +15,7 @@ from typing import Any
 
 import boto3
 import pytest
-from nodes import MIB, REAL, Key, MakeUser, StartEmulator, User, session_states
+from nodes import MIB, REAL, Key, MakeUser, StartEmulator, User, session_states, wait_until
 
 from bench.sshd import Sshd
 from ssm_proxy.api.copying import copy
@@ -124,7 +124,8 @@ def make_copier(start_emulator: StartEmulator, new_user: MakeUser) -> Callable[.
 def test_a_bad_network(make_copier: Callable[..., Copier], tmp_path: Path, faults: Faults) -> None:
     copier = make_copier(faults=faults)
     copier.both_ways(tmp_path)
-    assert copier.emulator.statistics()["open_sessions"] == 0
+    # One that was just being opened at the end of the copy is given up when that has come to its end.
+    wait_until(lambda: not copier.open_sessions(), "no session is left", within=60)
 
 
 def test_the_pace_of_the_real_agent(make_copier: Callable[..., Copier], tmp_path: Path) -> None:
