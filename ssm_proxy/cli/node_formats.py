@@ -17,6 +17,8 @@ _SHRINKABLE: Final = (3, 1)
 """Columns that a narrow terminal may cost some of their text: the platform first, then the name."""
 _NARROWEST: Final = 8
 _HOST: Final = re.compile(r"m?i-[0-9a-zA-Z]+", re.ASCII)
+_MARKS: Final = "__ansible_"
+"""Begins keys by which Ansible knows an object that stands for a value: ``__ansible_unsafe``, ``__ansible_vault``."""
 _NOT_IN_GROUPS: Final = re.compile(r"[^A-Za-z0-9_]")
 _AGES: Final = ((86400, "d"), (3600, "h"), (60, "min"))
 
@@ -111,7 +113,8 @@ def _host_variables(node: ManagedNode) -> dict[str, Any]:
     return {
         "ansible_host": node.node_id,
         **{name: _as_data(value) for name, value in facts.items()},
-        "ssm_tags": {key: _as_data(value) for key, value in node.tags.items()},
+        # With such a key Ansible would take all the tags for one value, or not read the inventory at all.
+        "ssm_tags": {key: _as_data(value) for key, value in node.tags.items() if not key.startswith(_MARKS)},
     }
 
 

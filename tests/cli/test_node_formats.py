@@ -166,6 +166,15 @@ def test_what_looks_like_a_template_is_marked_as_none() -> None:
     assert variables[WEB.node_id]["ssm_tags"] == {"a": {"__ansible_unsafe": "{% b %}"}, "c": "d"}
 
 
+def test_keys_that_mean_something_to_ansible_are_no_variables() -> None:
+    tags = {"__ansible_unsafe": "x", "__ansible_vault": "x", "__ansible_": "x", "ansible_unsafe": "x", "team": "web"}
+    node = WEB._replace(tags=tags)
+    variables = inventory([node])["_meta"]["hostvars"][WEB.node_id]
+    assert variables["ssm_tags"] == {"ansible_unsafe": "x", "team": "web"}
+    assert "tag___ansible_unsafe_x" in inventory([node])
+    assert json.loads(as_json([node], with_tags=True))[0]["tags"] == tags
+
+
 @pytest.mark.parametrize("node_id", ["-oProxyCommand=x", "", "i-1 2", "i-1\n", "localhost"])
 def test_what_is_no_id_is_no_host(node_id: str) -> None:
     assert inventory([WEB._replace(node_id=node_id)])["_meta"]["hostvars"] == {}

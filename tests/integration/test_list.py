@@ -17,6 +17,8 @@ from ssm_proxy.emulator import Emulator, EmulatorOptions, Faults, Node
 
 pytestmark = pytest.mark.integration
 EVIL = "{{ lookup('ansible.builtin.pipe', 'touch %s') }}"
+MARKS = {"__ansible_unsafe": "{", "__ansible_vault": "x"}
+"""Tags with keys that make Ansible take the object that they are in for something else."""
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +30,7 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def shared(ran: Path) -> Iterator[Emulator]:
     nodes = (
-        Node(node_id=EMBEDDED, tags={"Name": "web-1", "team": "web", "evil": EVIL % ran}),
+        Node(node_id=EMBEDDED, tags={"Name": "web-1", "team": "web", "evil": EVIL % ran, **MARKS}),
         Node(node_id="i-0ff", is_online=False, computer_name="old"),
         Node(node_id=HYBRID, tags={"team": "desks"}, platform="Windows", platform_name="Windows Server"),
     )
@@ -121,6 +123,8 @@ def test_ansible_reads_the_inventory(user: User, ran: Path) -> None:
 
     values = json.loads(ask("ansible-inventory", "--list"))
     assert set(values["_meta"]["hostvars"]) == {EMBEDDED, HYBRID}
+    tags = values["_meta"]["hostvars"][EMBEDDED]["ssm_tags"]
+    assert sorted(tags) == ["Name", "evil", "team"]
     assert values["tag_team_web"]["hosts"] == [EMBEDDED]
     assert values["platform_windows"]["hosts"] == [HYBRID]
     shown = ask("ansible", "tag_team_web", "-c", "local", "-m", "debug", "-a", "msg={{ ssm_tags.evil }}")
