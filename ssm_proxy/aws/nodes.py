@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime, timezone
 from typing import Any, Final, NamedTuple
 
-from ssm_proxy.errors import SsmProxyError
+from ssm_proxy.errors import SsmProxyError, UsageError
 
 Ask = Callable[[str, Mapping[str, Any]], Iterable[Mapping[str, Any]]]
 """Makes all calls of one operation, and gives the pages of the answer."""
@@ -25,7 +25,7 @@ class TagFilter(NamedTuple):
 
     key: str
     value: str | None
-    """None: any."""
+    """None: any; empty: the empty one."""
 
 
 class ManagedNode(NamedTuple):
@@ -68,14 +68,15 @@ def list_nodes(ask: Ask, filters: Sequence[TagFilter]) -> NodeList:
         filters: the service looks for nodes that have all these tags.
 
     Raises:
+        UsageError: an empty value is wanted, and the tags cannot be had.
         SsmProxyError: Systems Manager did not answer as hoped.
     """
+    # A tag may have an empty value, a filter may not: then the key is looked for, and the value here.
     wanted = [
-        {"Key": "tag-key", "Values": [each.key]}
-        if each.value is None
-        else {"Key": f"tag:{each.key}", "Values": [each.value]}
+        {"Key": f"tag:{each.key}", "Values": [each.value]} if each.value else {"Key": "tag-key", "Values": [each.key]}
         for each in filters
     ]
+    empty = [each.key for each in filters if each.value == ""]
     found = [
         node
         for page in ask("DescribeInstanceInformation", {"Filters": wanted} if wanted else {})
@@ -87,8 +88,15 @@ def list_nodes(ask: Ask, filters: Sequence[TagFilter]) -> NodeList:
         try:
             tags = _tags_by_id(ask, filters)
         except SsmProxyError as error:
+            if empty:
+                raise UsageError(
+                    f"nodes cannot be looked for by the empty value of their tag {empty[0]!r}",
+                    cause=f"only their tags would tell, and: {error.message}",
+                    hint=f"any value can be looked for all the same: --tag {empty[0]}; {error.hint or error.cause}",
+                ) from error
             tags_error = error
     nodes = (_node(each, tags.get(_text(each, "InstanceId"), {})) for each in found)
+    nodes = (node for node in nodes if all(node.tags.get(key) == "" for key in empty))
     return NodeList(sorted(nodes, key=lambda node: (node.name, node.node_id)), tags_error)
 
 
@@ -96,7 +104,7 @@ def _tags_by_id(ask: Ask, filters: Sequence[TagFilter]) -> Mapping[str, Mapping[
     request: dict[str, Any] = {"ResourceTypeFilters": _TAGGED_TYPES}
     if filters:
         request["TagFilters"] = [
-            {"Key": each.key} if each.value is None else {"Key": each.key, "Values": [each.value]} for each in filters
+            {"Key": each.key, "Values": [each.value]} if each.value else {"Key": each.key} for each in filters
         ]
     return {
         _text(resource, "ResourceARN").rpartition("/")[2]: {

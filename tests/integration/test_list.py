@@ -32,7 +32,7 @@ def shared(ran: Path) -> Iterator[Emulator]:
     nodes = (
         Node(node_id=EMBEDDED, tags={"Name": "web-1", "team": "web", "evil": EVIL % ran, **MARKS}),
         Node(node_id="i-0ff", is_online=False, computer_name="old"),
-        Node(node_id=HYBRID, tags={"team": "desks"}, platform="Windows", platform_name="Windows Server"),
+        Node(node_id=HYBRID, tags={"team": "desks", "spare": ""}, platform="Windows", platform_name="Windows Server"),
     )
     with Emulator(EmulatorOptions(nodes=nodes)) as emulator:
         yield emulator
@@ -87,6 +87,16 @@ def test_without_the_permission_for_tags(user: User, shared: Emulator) -> None:
     (line,) = done.stderr.splitlines()
     assert line.startswith("ssm-proxy: the list has no tags: access denied: tag:GetResources")
     assert line.endswith("the IAM policy has to allow tag:GetResources")
+
+
+def test_an_empty_value(user: User, shared: Emulator) -> None:
+    done = listed(user, "--json", "--tag", "spare=")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert [node["id"] for node in json.loads(done.stdout)] == [HYBRID]
+    shared.set_faults(Faults(deny="GetResources"))
+    done = listed(user, "--json", "--tag", "spare=")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "by the empty value of their tag 'spare'" in done.stderr
 
 
 def test_nobody_reads_it_to_its_end(user: User) -> None:

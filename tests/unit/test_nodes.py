@@ -12,14 +12,18 @@ from aws_service import Answer, clear_environment, error, running
 from ssm_proxy.aws.control_plane import BotocoreControlPlane
 from ssm_proxy.aws.nodes import ManagedNode, TagFilter, list_nodes
 from ssm_proxy.emulator import Emulator, EmulatorOptions, Faults, Node
-from ssm_proxy.errors import AccessDenied, ControlPlaneError, SsmProxyError, Throttled
+from ssm_proxy.errors import AccessDenied, ControlPlaneError, SsmProxyError, Throttled, UsageError
 
 COUNT = 130
+HYBRID = "mi-0123456789abcdef0"
 NODES = (
     *(Node(node_id=f"i-{number:017x}", tags={"Name": f"web-{number:03}", "team": "web"}) for number in range(COUNT)),
-    Node(node_id="i-0ff11ne", is_online=False, computer_name="old"),
+    Node(node_id="i-0ff11ne", is_online=False, computer_name="old", tags={"spare": ""}),
     Node(
-        node_id="mi-0123456789abcdef0", tags={"team": "desks", "room": "7"}, platform="Windows", platform_name="Server"
+        node_id=HYBRID,
+        tags={"team": "desks", "room": "7", "spare": "no"},
+        platform="Windows",
+        platform_name="Server",
     ),
 )
 
@@ -51,9 +55,9 @@ def test_all_pages_of_nodes_and_of_tags(emulator: Emulator) -> None:
 
 def test_a_hybrid_node_and_one_that_is_lost(emulator: Emulator) -> None:
     nodes = {node.node_id: node for node in BotocoreControlPlane().list_nodes().nodes}
-    hybrid = nodes["mi-0123456789abcdef0"]
+    hybrid = nodes[HYBRID]
     assert hybrid == ManagedNode(
-        node_id="mi-0123456789abcdef0",
+        node_id=HYBRID,
         name="localhost",
         state="online",
         platform="windows",
@@ -62,7 +66,7 @@ def test_a_hybrid_node_and_one_that_is_lost(emulator: Emulator) -> None:
         agent_version="3.3.987.0",
         address="127.0.0.1",
         last_seen=hybrid.last_seen,
-        tags={"team": "desks", "room": "7"},
+        tags={"team": "desks", "room": "7", "spare": "no"},
     )
     assert hybrid.last_seen is not None
     assert abs((datetime.now(timezone.utc) - hybrid.last_seen).total_seconds()) < 60
@@ -74,8 +78,22 @@ def test_the_service_looks_for_tags(emulator: Emulator) -> None:
     assert [node.name for node in plane.list_nodes([TagFilter("Name", "web-007"), TagFilter("team", "web")]).nodes] == [
         "web-007"
     ]
-    assert [node.node_id for node in plane.list_nodes([TagFilter("room", None)]).nodes] == ["mi-0123456789abcdef0"]
+    assert [node.node_id for node in plane.list_nodes([TagFilter("room", None)]).nodes] == [HYBRID]
     assert plane.list_nodes([TagFilter("team", "web"), TagFilter("room", None)]).nodes == []
+
+
+def test_a_tag_with_an_empty_value(emulator: Emulator) -> None:
+    plane = BotocoreControlPlane()
+    assert [node.node_id for node in plane.list_nodes([TagFilter("spare", "")]).nodes] == ["i-0ff11ne"]
+    assert {node.node_id for node in plane.list_nodes([TagFilter("spare", None)]).nodes} == {"i-0ff11ne", HYBRID}
+    assert plane.list_nodes([TagFilter("spare", ""), TagFilter("room", None)]).nodes == []
+    assert plane.list_nodes([TagFilter("nobody has it", "")]).nodes == []
+    emulator.set_faults(Faults(deny="GetResources"))
+    with pytest.raises(UsageError) as caught:
+        plane.list_nodes([TagFilter("spare", "")])
+    assert caught.value.message == "nodes cannot be looked for by the empty value of their tag 'spare'"
+    assert "access denied: tag:GetResources" in (caught.value.cause or "")
+    assert "--tag spare; the IAM policy has to allow tag:GetResources" in (caught.value.hint or "")
 
 
 def test_without_its_permission_tags_are_missing_and_can_still_be_looked_for(emulator: Emulator) -> None:
