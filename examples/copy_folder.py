@@ -1,9 +1,10 @@
 """Fetch a folder from a managed node, or send one there, over several sessions at once, and tell how far it is.
 
-    python examples/copy_folder.py ec2-user@i-0123456789abcdef0:/var/log/app logs
-    python examples/copy_folder.py website ec2-user@i-0123456789abcdef0:/srv/website
+    python examples/copy_folder.py ec2-user@i-0123456789abcdef0:/var/log/app/. logs
+    python examples/copy_folder.py website/. ec2-user@i-0123456789abcdef0:/srv/website
 
-Interrupted, or after an error, the same command goes on with what is missing.
+Interrupted, or after an error, the same command goes on with what is missing. For that it has the ``/.``, which is all
+that is in the folder: the folder itself goes into a destination that exists, as with cp and scp, and by then it does.
 """
 
 from __future__ import annotations

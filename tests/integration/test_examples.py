@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import getpass
 import http.server
 import os
@@ -31,11 +32,12 @@ def user(emulator: Emulator, new_user: MakeUser) -> User:
     return new_user(emulator)
 
 
-def run(user: User, name: str, *arguments: str | Path) -> tuple[int, str, str]:
+def run(user: User, name: str, *arguments: str | Path, folder: Path | None = None) -> tuple[int, str, str]:
     """Run an example; give its status and what it said. A warning in it is an error."""
     done = subprocess.run(
         [sys.executable, "-W", "error", EXAMPLES / name, *arguments],
         env=user.environment,
+        cwd=folder,
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
@@ -120,29 +122,42 @@ def test_ssh_command(user: User) -> None:
 
 
 def test_copy_folder(real: Copier, tmp_path: Path) -> None:
-    """Run it twice: the second time goes on with what is missing, and tells what cannot be had."""
-    here, there = tmp_path / "here", tmp_path / "there"
-    (here / "folder").mkdir(parents=True)
-    (here / "large").write_bytes(os.urandom(2 * MIB))
-    (here / "folder" / "small").write_bytes(b"small")
+    """Run what its text shows twice: the second time goes on with what is missing, and tells what cannot be had."""
+    node, here = tmp_path / "node", tmp_path / "here"
+    text = ast.get_docstring(ast.parse((EXAMPLES / "copy_folder.py").read_text())) or ""
+    text = text.replace("ec2-user@i-0123456789abcdef0:", real.remote(node))
+    fetch, send = [
+        line.split()[2:] for line in text.splitlines() if line.startswith("    python examples/copy_folder.py")
+    ]
+    for folder in (there := node / "var/log/app", website := here / "website"):
+        (folder / "folder").mkdir(parents=True)
+        (folder / "large").write_bytes(os.urandom(2 * MIB))
+        (folder / "folder" / "small").write_bytes(b"small")
+    (node / "srv").mkdir()
     (real.user.folder / ".ssh").mkdir(mode=0o700)
     (real.user.folder / ".ssh" / "config").write_text(f"Include {real.user.config}\n")
-    there.mkdir()
 
-    status, output, errors = run(real.user, "copy_folder.py", real.remote(f"{here}/."), there)
-    assert (status, errors) == (0, "")
-    assert set(output.splitlines()[:-1]) == {f"copied: {here}/./large", f"copied: {here}/./folder/small"}
-    assert re.fullmatch(r"2 files copied, 0 were there: \d+\.\d MB/s", output.splitlines()[-1])
-    assert tree(there) == tree(here)
-    (here / "nothing").symlink_to("is not there")
-    (there / "folder" / "small").unlink()
-    status, output, errors = run(real.user, "copy_folder.py", real.remote(f"{here}/."), there)
-    assert (status, errors) == (1, f"{here}/./nothing: it is a link to nothing\n")
-    assert set(output.splitlines()) == {
-        f"unchanged: {here}/./large",
-        f"copied: {here}/./folder/small",
-        f"failed: {here}/./nothing",
-    }
+    for words, source, shown, target in (
+        (fetch, there, there, here / "logs"),
+        (send, website, "website", node / "srv/website"),
+    ):
+        status, output, errors = run(real.user, "copy_folder.py", *words, folder=here)
+        assert (status, errors) == (0, "")
+        assert set(output.splitlines()[:-1]) == {f"copied: {shown}/./large", f"copied: {shown}/./folder/small"}
+        assert re.fullmatch(r"2 files copied, 0 were there: \d+\.\d MB/s", output.splitlines()[-1])
+        assert tree(target) == tree(source)
+        (target / "folder" / "small").unlink()
+        (source / "nothing").symlink_to("is not there")
+        status, output, errors = run(real.user, "copy_folder.py", *words, folder=here)
+        assert status == 1
+        assert re.fullmatch(f"{shown}/./nothing: it is a link to nothing.*\n", errors)
+        assert set(output.splitlines()) == {
+            f"unchanged: {shown}/./large",
+            f"copied: {shown}/./folder/small",
+            f"failed: {shown}/./nothing",
+        }
+        (source / "nothing").unlink()
+        assert tree(target) == tree(source)
 
 
 def test_every_program_is_tested() -> None:
