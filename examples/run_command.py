@@ -16,7 +16,11 @@ import ssm_proxy
 
 def main(target: str, *command: str) -> int:
     session = boto3.Session(profile_name=os.environ.get("PROFILE"))
-    result = ssm_proxy.run(target, command, session=session, timeout=600)
+    try:
+        result = ssm_proxy.run(target, command, session=session, timeout=600)
+    except ssm_proxy.SsmProxyError as error:
+        print(f"{error} ({error.cause}); {error.hint}", file=sys.stderr)
+        return error.exit_status
     sys.stdout.buffer.write(result.stdout)
     sys.stderr.buffer.write(result.stderr)
     return result.status

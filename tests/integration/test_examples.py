@@ -7,10 +7,11 @@ import getpass
 import http.server
 import os
 import re
+import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -18,13 +19,15 @@ from typing import Any
 import pytest
 from copies import Copier, tree
 from forwards import echo, serving
-from nodes import EMBEDDED, HYBRID, MIB, MakeUser, StartEmulator, User, free_port
+from nodes import EMBEDDED, HYBRID, MIB, MakeUser, StartEmulator, User, free_port, wait_until
+from terminals import terminal
 
 from ssm_proxy.emulator import Emulator, Node
 from ssm_proxy.emulator.certificates import make_server_context
 
 pytestmark = pytest.mark.integration
 EXAMPLES = Path(__file__).parents[2] / "examples"
+NOBODY = "i-00000000000000000"
 
 
 @pytest.fixture
@@ -32,10 +35,12 @@ def user(emulator: Emulator, new_user: MakeUser) -> User:
     return new_user(emulator)
 
 
-def run(user: User, name: str, *arguments: str | Path, folder: Path | None = None) -> tuple[int, str, str]:
+def run(
+    user: User, name: str, *arguments: str | Path, folder: Path | None = None, python: Sequence[str] = ()
+) -> tuple[int, str, str]:
     """Run an example; give its status and what it said. A warning in it is an error."""
     done = subprocess.run(
-        [sys.executable, "-W", "error", EXAMPLES / name, *arguments],
+        [sys.executable, "-W", "error", *python, EXAMPLES / name, *arguments],
         env=user.environment,
         cwd=folder,
         stdin=subprocess.DEVNULL,
@@ -44,6 +49,14 @@ def run(user: User, name: str, *arguments: str | Path, folder: Path | None = Non
         timeout=60,
     )
     return done.returncode, done.stdout, done.stderr
+
+
+def check_refused(done: tuple[int, str, str]) -> None:
+    status, output, errors = done
+    assert (status, output) == (4, "")
+    assert f"target '{NOBODY}' is not connected to Session Manager" in errors
+    assert "check that region and account are right" in errors
+    assert len(errors.splitlines()) == 1
 
 
 class Page(http.server.BaseHTTPRequestHandler):
@@ -84,7 +97,7 @@ def test_connect_tls(user: User, tmp_path: Path) -> None:
 
 
 def test_asyncio_client(user: User) -> None:
-    status, output, errors = run(user, "asyncio_client.py", EMBEDDED, HYBRID, "i-00000000000000000")
+    status, output, errors = run(user, "asyncio_client.py", EMBEDDED, HYBRID, NOBODY)
     assert (status, errors) == (0, "")
     first, second, third = output.splitlines()
     assert first.startswith(f"{EMBEDDED}: SSH-2.0-")
@@ -104,10 +117,36 @@ def test_forward_database(start_emulator: StartEmulator, new_user: MakeUser) -> 
     with serving(echo) as port:
         command = [sys.executable, "-c", client]
         assert run(user, "forward_database.py", EMBEDDED, "db.internal", str(port), *command) == (3, "select 1\n", "")
+    check_refused(run(user, "forward_database.py", NOBODY, "db.internal", "5432", "psql"))
+
+
+def test_forward_database_leaves_interrupts_to_the_client(user: User) -> None:
+    client = (
+        "import signal, sys\n"
+        "signal.signal(signal.SIGINT, lambda *_: print('cancelled', flush=True))\n"
+        "print('ready', flush=True)\n"
+        "print('answer', input(), flush=True)\n"
+        "sys.exit(3)\n"
+    )
+    program = [sys.executable, str(EXAMPLES / "forward_database.py"), EMBEDDED, "localhost", "5432"]
+    with terminal([*program, sys.executable, "-c", client], user.environment) as opened:
+        opened.expect(b"ready")
+        opened.type(b"\x03")
+        opened.expect(b"cancelled")
+        opened.type(b"42\n")
+        opened.expect(b"answer 42")
+        assert opened.end() == 3
+        assert b"Traceback" not in opened.screen
+    with terminal([*program, "sleep", "60"], user.environment) as opened:
+        wait_until(lambda: any(each.arguments[0] == "sleep" for each in user.processes()), "the client runs", 20)
+        opened.type(b"\x03")
+        assert opened.end() == 128 + signal.SIGINT
+        assert b"Traceback" not in opened.screen
 
 
 def test_run_command(user: User) -> None:
     assert run(user, "run_command.py", EMBEDDED, "sh", "-c", "echo out; echo err >&2; exit 4") == (4, "out\n", "err\n")
+    check_refused(run(user, "run_command.py", NOBODY, "true"))
 
 
 def test_ssh_command(user: User) -> None:
@@ -119,6 +158,27 @@ def test_ssh_command(user: User) -> None:
         user, "ssh_command.py", account, EMBEDDED, "sh", "-c", "echo 'a  b'; echo err >&2; exit 5"
     )
     assert (status, output, errors) == (5, "a  b\n", "err\n")
+
+
+def test_ssh_command_whose_streams_are_full_or_silent(user: User) -> None:
+    """More on standard error than SSH's window of 2 MiB before the output ends; a minute, which is a second here."""
+    ssh_folder = user.folder / ".ssh"
+    ssh_folder.mkdir(mode=0o700)
+    (ssh_folder / "config").write_text(user.config.read_text())
+    account = getpass.getuser()
+    command = ["sh", "-c", f"head -c {3 * MIB} /dev/zero >&2; echo out"]
+    status, output, errors = run(user, "ssh_command.py", account, EMBEDDED, *command)
+    assert (status, output, len(errors)) == (0, "out\n", 3 * MIB)
+    hasty = (
+        "import paramiko, runpy, sys\n"
+        "settimeout = paramiko.Channel.settimeout\n"
+        "paramiko.Channel.settimeout = lambda self, timeout: settimeout(self, timeout and timeout / 60)\n"
+        "sys.argv.pop(0)\n"
+        "runpy.run_path(sys.argv[0], run_name='__main__')\n"
+    )
+    command = ["sh", "-c", "sleep 1.5; echo out"]
+    done = run(user, "ssh_command.py", account, EMBEDDED, *command, python=("-c", hasty))
+    assert done == (0, "out\n", "")
 
 
 def test_copy_folder(real: Copier, tmp_path: Path) -> None:
