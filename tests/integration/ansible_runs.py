@@ -116,6 +116,17 @@ class Controller:
         return list((self.user.folder / ".ansible" / "cp").glob("*"))
 
 
+def copy_example(folder: Path) -> Path:
+    """Give a copy of the example whose user has done what the guide says: named the account, and no more."""
+    example = folder / "example"
+    shutil.copytree(EXAMPLE, example)
+    variables = example / "group_vars" / "all.yml"
+    text = variables.read_text()
+    assert text.count("ec2-user") == 1
+    variables.write_text(text.replace("ec2-user", getpass.getuser()))
+    return example
+
+
 def make_controller(
     emulator: Emulator,
     new_user: MakeUser,
@@ -123,8 +134,18 @@ def make_controller(
     *,
     inventory: Sequence[str | Path],
     settings: Mapping[str, str] | None = None,
+    example: Path | None = None,
 ) -> Controller:
-    """Make a controller with the example's ansible.cfg; from outside come the key, and where host keys are noted."""
+    """Make a controller with the example's ansible.cfg; from outside come the key, and where host keys are noted.
+
+    Args:
+        emulator: has the nodes.
+        new_user: the fixture.
+        key: that the nodes know.
+        inventory: see :class:`Controller`.
+        settings: see there.
+        example: a copy that names the account; None: the example, and the account is a variable of every run.
+    """
     if find_spec("ansible_collections.ansible.posix") is None:
         pytest.skip("the collection ansible.posix is not there: sh scripts/ansible-posix")
     user = new_user(emulator)
@@ -139,7 +160,7 @@ def make_controller(
     python.chmod(0o755)
     common = {
         "LC_ALL": "C.UTF-8",
-        "ANSIBLE_CONFIG": str(EXAMPLE / "ansible.cfg"),
+        "ANSIBLE_CONFIG": str((example or EXAMPLE) / "ansible.cfg"),
         "ANSIBLE_STDOUT_CALLBACK": "ansible.posix.json",
         "ANSIBLE_PYTHON_INTERPRETER": str(python),
         "ANSIBLE_REMOTE_TEMP": str(user.folder / "remote"),
@@ -148,6 +169,6 @@ def make_controller(
     return Controller(
         user=user,
         inventory=inventory,
-        variables={"ansible_user": getpass.getuser(), "base": str(user.folder / "nodes")},
+        variables={"base": str(user.folder / "nodes"), **({} if example else {"ansible_user": getpass.getuser()})},
         settings=common | dict(settings or {}),
     )

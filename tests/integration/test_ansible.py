@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import getpass
 import hashlib
 import os
 import subprocess
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import pytest
-from ansible_runs import EXAMPLE, Controller, make_controller
+from ansible_runs import EXAMPLE, Controller, Run, copy_example, make_controller
 from nodes import MIB, REAL, MakeUser, StartEmulator, check_sessions, open_sessions, tool, wait_until
 
 from bench.sshd import Key, Sshd
@@ -30,8 +31,10 @@ def controller_of(new_user: MakeUser, key: Key) -> Iterator[MakeController]:
     """Make controllers: takes what make_controller takes. At the end they leave nothing running."""
     controllers: list[Controller] = []
 
-    def make(emulator: Emulator, *inventory: str, **settings: str) -> Controller:
-        controllers.append(make_controller(emulator, new_user, key, inventory=inventory, settings=settings))
+    def make(emulator: Emulator, *inventory: str | Path, example: Path | None = None, **settings: str) -> Controller:
+        controllers.append(
+            make_controller(emulator, new_user, key, inventory=inventory, settings=settings, example=example)
+        )
         return controllers[-1]
 
     yield make
@@ -205,45 +208,75 @@ def test_a_node_reboots_and_the_service_ends_its_sessions(
 
 
 def test_the_guide_with_the_example_as_it_is(
-    start_emulator: StartEmulator, sshd: Sshd, controller_of: MakeController
+    start_emulator: StartEmulator, sshd: Sshd, controller_of: MakeController, tmp_path: Path
 ) -> None:
     needs_sudo()
     tool("rsync")
-    [ping, playbook] = [
-        line.removeprefix("$ ").split() for line in GUIDE.read_text().splitlines() if line.startswith("$ ansible")
-    ]
+    ping, playbook, _ = guide()
     ids = [*NODES[:2], "mi-0123456789abcdef0"]
     emulator = start_emulator(nodes=[Node(node_id=each, ssh_address=("127.0.0.1", sshd.port)) for each in ids])
-    controller = controller_of(emulator)
-    hosts = [*NODES[:2], "db1"]
+    controller = controller_of(emulator, example=(example := copy_example(tmp_path)))
+    groups = dict.fromkeys(NODES[:2], "web") | {"db1": "database"}
     done = controller.run(*ping)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert all(host in done.stdout for host in hosts)
+    assert all(host in done.stdout for host in groups)
 
-    run = controller.play(
-        EXAMPLE / playbook[1],
-        app_folder=f"{controller.base}/{{{{ inventory_hostname }}}}",
-        app_reload=f"touch {controller.base}/{{{{ inventory_hostname }}}}/reloaded",
-        collected=str(controller.user.folder / "collected"),
-    )
-    assert sorted(run.stats) == sorted(hosts)
-    run.check(*hosts)
-    for host in hosts:
-        there = controller.base / host
-        group = "database" if host == "db1" else "web"
-        configuration = (there / "app.conf").read_text()
-        assert f"node = {host}\ngroups = {group}\n" in configuration
-        assert (controller.user.folder / "collected" / host / str(there)[1:] / "app.conf").read_text() == configuration
-        assert (there / "reloaded").exists()
-        for copy in (there / "inventory.yml", there / "example" / "inventory.yml"):
-            assert copy.read_bytes() == (EXAMPLE / "inventory.yml").read_bytes()
-        assert os.access(there / "example" / "inventory.sh", os.X_OK)
-        assert run.results["Run a command as root"][host]["stdout"] == "root"
+    check_playbook(controller, play_example(controller, example / playbook[1]), groups)
     # The playbook had the connections of the ping; rsync has one of its own. Rarely a kept connection says goodbye by
     # itself as a run of Ansible ends (seen with OpenSSH 9.2): then the next run makes another.
     sessions = Counter(session.target for session in emulator.sessions())
     assert set(sessions) == set(ids)
     assert set(sessions.values()) <= {2, 3}
+
+
+def test_the_guide_with_the_nodes_from_systems_manager(
+    start_emulator: StartEmulator, sshd: Sshd, controller_of: MakeController, tmp_path: Path
+) -> None:
+    needs_sudo()
+    tool("rsync")
+    _, _, [_, option, script, playbook] = guide()
+    address = ("127.0.0.1", sshd.port)
+    nodes = [
+        Node(node_id=NODES[0], ssh_address=address, tags={"Role": "web"}),
+        Node(node_id=NODES[1], ssh_address=address),
+    ]
+    emulator = start_emulator(nodes=nodes)
+    controller = controller_of(emulator, example=(example := copy_example(tmp_path)))
+    run = play_example(controller, example / playbook, option, example / script)
+    platform = f"platform_linux, platform_name_{nodes[0].platform_name.lower()}"
+    check_playbook(controller, run, {NODES[0]: f"{platform}, tag_Role_web", NODES[1]: platform})
+
+
+def guide() -> list[list[str]]:
+    """Give the commands that the guide shows."""
+    return [line.removeprefix("$ ").split() for line in GUIDE.read_text().splitlines() if line.startswith("$ ansible")]
+
+
+def play_example(controller: Controller, playbook: Path, *arguments: str | Path) -> Run:
+    """Run the example's playbook with the folders of the test, and nothing else that is not its own."""
+    return controller.play(
+        playbook,
+        *arguments,
+        app_folder=f"{controller.base}/{{{{ inventory_hostname }}}}",
+        collected=str(controller.user.folder / "collected"),
+    )
+
+
+def check_playbook(controller: Controller, run: Run, groups: Mapping[str, str]) -> None:
+    """Check what the example's playbook did to hosts that are in these groups."""
+    assert sorted(run.stats) == sorted(groups)
+    run.check(*groups)
+    for host, names in groups.items():
+        there = controller.base / host
+        configuration = (there / "app.conf").read_text()
+        assert f"node = {host}\ngroups = {names}\n" in configuration
+        assert (controller.user.folder / "collected" / host / str(there)[1:] / "app.conf").read_text() == configuration
+        assert there.owner() == getpass.getuser()
+        assert run.results["Reload the app"][host]["stdout"] == "nothing to reload"
+        for copy in (there / "inventory.yml", there / "example" / "inventory.yml"):
+            assert copy.read_bytes() == (EXAMPLE / "inventory.yml").read_bytes()
+        assert os.access(there / "example" / "inventory.sh", os.X_OK)
+        assert run.results["Run a command as root"][host]["stdout"] == "root"
 
 
 def test_a_controller_that_is_throttled_gets_there(
