@@ -15,10 +15,12 @@ from typing import TYPE_CHECKING, Any, Final
 
 from paramiko import AgentKey, AuthenticationException, SSHException
 from paramiko.agent import AgentSSH
+from paramiko.pkey import PublicBlob
 
 if TYPE_CHECKING:
     from paramiko import Message
 
+_CERTIFICATE: Final = "-cert-v01@openssh.com"
 _LIST_TIMEOUT: Final = 10.0
 _SIGN_TIMEOUT: Final = 100.0
 """The agent may ask a person, or wait for a touch; sshd waits for 120 seconds."""
@@ -51,7 +53,9 @@ class AgentConnection(AgentSSH):
 
     def signing_keys(self) -> list[SigningKey]:
         """Give its keys in its order."""
-        return [SigningKey(key, self) for key in self.get_keys()]
+        keys = self.get_keys()
+        held = frozenset(key.blob for key in keys)
+        return [SigningKey(key, self, held) for key in keys]
 
     def close(self) -> None:
         """Close the connection; its keys cannot sign any more."""
@@ -64,10 +68,31 @@ class AgentConnection(AgentSSH):
 
 
 class SigningKey(AgentKey):
-    """A key in an agent; that the agent does not sign counts as a refusal of this key only."""
+    """A key in an agent, or a certificate; that the agent does not sign counts as a refusal of this key only.
 
-    def __init__(self, key: AgentKey, connection: AgentConnection) -> None:
+    Args:
+        key: as the agent lists it.
+        connection: to the agent.
+        held: all that the agent lists.
+    """
+
+    def __init__(self, key: AgentKey, connection: AgentConnection, held: frozenset[bytes]) -> None:
         super().__init__(connection, key.blob, key.comment)
+        self._connection = connection
+        self._held = held
+        if self.get_name().endswith(_CERTIFICATE):  # paramiko shows the plain key under the name of the certificate
+            self.public_blob = PublicBlob(self.get_name(), key.blob)  # type: ignore[assignment]  # by its stubs, None
+
+    def __copy__(self) -> SigningKey:
+        # Python's own way asks the half-made copy for inner_key, and paramiko's __getattr__ does so without an end.
+        made = SigningKey(self, self._connection, self._held)
+        made.public_blob = self.public_blob
+        return made
+
+    def asbytes(self) -> bytes:
+        """Give what the agent signs with: the plain key of a certificate if the agent has it, as paramiko wants it."""
+        plain = super().asbytes()
+        return plain if plain in self._held else self.blob
 
     def sign_ssh_data(self, data: bytes, algorithm: str | None = None) -> Message:  # type: ignore[override]
         try:

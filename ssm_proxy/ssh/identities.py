@@ -77,6 +77,7 @@ def find_identities(
         for path, blob in certificates.get(public, []):
             certified = copy.copy(key)
             certified.public_blob = blob
+            offered.add(blob.key_blob)  # an agent may list it, too
             yield Identity(f"{label} with certificate {path}", certified)
         yield Identity(label, key)
 

@@ -221,17 +221,22 @@ def test_a_key_that_is_not_let_in(place: Place, keys: dict[str, Key], tmp_path: 
     assert PASSPHRASE not in error.cause
 
 
+def certify(key: Key, server: Sshd) -> Path:
+    """Make a certificate that the server accepts, beside the key."""
+    authority = server.host_key.private.with_name("authority")
+    command = [tool("ssh-keygen"), "-q", "-s", authority, "-I", "test", "-n", getpass.getuser(), key.public]
+    subprocess.run(command, check=True)
+    return Path(f"{key.private}-cert.pub")
+
+
 def test_a_certificate_beside_the_key(place: Place, tmp_path: Path, server: Sshd) -> None:
     key = Key.make(tmp_path / "certified")
-    authority = server.host_key.private.with_name("authority")
     place.configure(f"IdentityFile {key.private}")
     with pytest.raises(AuthenticationFailed):
         place.connect()
-    command = [tool("ssh-keygen"), "-q", "-s", authority, "-I", "test", "-n", getpass.getuser(), key.public]
-    subprocess.run(command, check=True)
+    certificate = certify(key, server)
     place.login()
-    elsewhere = tmp_path / "elsewhere-cert.pub"
-    (tmp_path / "certified-cert.pub").rename(elsewhere)
+    elsewhere = certificate.rename(tmp_path / "elsewhere-cert.pub")
     place.configure(f"IdentityFile {key.private}", f"CertificateFile {elsewhere}")
     place.login()
 
@@ -322,6 +327,53 @@ def test_an_agent_that_refuses_costs_one_key_only(
         f"IdentityAgent {address}", f"IdentityFile {keys['rsa'].private}.pub", f"IdentityFile {keys['ecdsa'].private}"
     )
     place.login()
+
+
+@pytest.mark.parametrize("kind", ["ed25519", "rsa"])
+def test_a_certificate_of_a_key_in_the_agent(
+    place: Place, server: Sshd, agent: Callable[..., str], tmp_path: Path, kind: str
+) -> None:
+    key = Key.make_of_kind(tmp_path / "certified", kind)
+    address = agent(key)  # the plain key only: there is no certificate yet
+    certificate = certify(key, server)
+    place.configure(f"IdentityAgent {address}", f"IdentityFile {key.private}")
+    place.login()
+    elsewhere = certificate.rename(tmp_path / "elsewhere-cert.pub")
+    place.configure(f"IdentityAgent {address}", f"IdentityFile {key.private}", f"CertificateFile {elsewhere}")
+    place.login()
+    place.configure(f"IdentityAgent {address}", "IdentityFile none", f"CertificateFile {elsewhere}")
+    place.login()
+
+
+@pytest.mark.parametrize("kind", ["ed25519", "ecdsa", "rsa"])
+def test_a_certificate_in_the_agent(
+    place: Place, server: Sshd, agent: Callable[..., str], tmp_path: Path, kind: str
+) -> None:
+    key = Key.make_of_kind(tmp_path / "certified", kind)
+    plain = tmp_path / "plain.pub"
+    plain.write_bytes(key.public.read_bytes())
+    certificate = certify(key, server)
+    address = agent(key)  # with the certificate beside it
+    certificate.unlink()
+    place.configure(f"IdentityAgent {address}", "IdentityFile none")
+    place.login()
+    environment = {**os.environ, "SSH_AUTH_SOCK": address}
+    subprocess.run([tool("ssh-add"), "-q", "-d", plain], env=environment, check=True)
+    listed = subprocess.run([tool("ssh-add"), "-L"], env=environment, capture_output=True, text=True, check=True)
+    assert [line.partition(" ")[0].endswith("-cert-v01@openssh.com") for line in listed.stdout.splitlines()] == [True]
+    place.login()
+
+
+def test_a_certificate_that_an_agent_has_too_is_offered_once(
+    place: Place, keys: dict[str, Key], agent: Callable[..., str], tmp_path: Path
+) -> None:
+    key = Key.make(tmp_path / "certified")
+    command = [tool("ssh-keygen"), "-q", "-s", keys["stranger"].private, "-I", "test", key.public]
+    subprocess.run(command, check=True)
+    place.configure(f"IdentityAgent {agent(key)}", f"IdentityFile {key.private}")
+    with pytest.raises(AuthenticationFailed) as caught:
+        place.connect()
+    assert (caught.value.cause or "").count("agent key") == 2
 
 
 # --- questions ------------------------------------------------------------------------------------------------------
