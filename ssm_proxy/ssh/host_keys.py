@@ -4,8 +4,11 @@ As ssh, and safer in two places. A key that is not the known one ends the connec
 ``StrictHostKeyChecking no``, where ssh would go on without passwords. And a host of which only keys of other types are
 known counts as changed: those types are asked for first, so a server that has none of the known keys is another server.
 A certificate authority for hosts is not looked at: as with ssh a host without a certificate, its key has to be known.
+And a known_hosts file that cannot be read ends the connection, unless all keys are accepted: what it has could be that
+another key is the right one.
 
-Source: sshd(8), SSH_KNOWN_HOSTS FILE FORMAT; openssh-portable sshconnect.c (``check_host_key``), hostfile.c.
+Source: sshd(8), SSH_KNOWN_HOSTS FILE FORMAT; ssh_config(5), RevokedHostKeys; openssh-portable sshconnect.c
+(``check_host_key``), hostfile.c, authfile.c (``sshkey_check_revoked``).
 """
 
 from __future__ import annotations
@@ -16,6 +19,7 @@ import contextlib
 import fcntl
 import hashlib
 import hmac
+import itertools
 import logging
 import os
 import re
@@ -24,7 +28,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from ssm_proxy.errors import HostKeyChanged, HostKeyUnknown
+from ssm_proxy.errors import ConfigurationError, HostKeyChanged, HostKeyUnknown
 from ssm_proxy.ssh.prompts import Prompter
 from ssm_proxy.ssh.settings import SshSettings
 
@@ -33,6 +37,7 @@ if TYPE_CHECKING:
 
 _REVOKED: Final = "@revoked"
 _MARKERS: Final = (_REVOKED, "@cert-authority")
+_BINARY_LIST: Final = b"SSHKRL\n\0"
 _RSA_ALGORITHMS: Final = ("rsa-sha2-512", "rsa-sha2-256")
 
 logger = logging.getLogger("ssm_proxy.ssh")
@@ -69,6 +74,9 @@ class HostKeyCheck:
 
         Args:
             preferred: all that may be used, the best first.
+
+        Raises:
+            ConfigurationError: a known_hosts file cannot be read.
         """
         known: set[str] = set()
         for each in self._lines_about(self._settings.host_key_name):
@@ -82,6 +90,7 @@ class HostKeyCheck:
         Raises:
             HostKeyChanged: another one is known, or this one was revoked.
             HostKeyUnknown: none is known, and a new one is not to be accepted.
+            ConfigurationError: a file of known or revoked keys cannot be read.
         """
         with self._lock:
             if self._accepted is not None and self._accepted == key.asbytes():
@@ -94,11 +103,12 @@ class HostKeyCheck:
         blob = key.asbytes()
         shown = f"{key.get_name()} {fingerprint(blob)}"
         known = list(self._lines_about(settings.host_key_name))
-        for each in known:
-            if each.marker == _REVOKED and each.blob == blob:
+        revoked = (each for each in known if each.marker == _REVOKED)
+        for path, line, _, _, revoked_blob in itertools.chain(revoked, self._revoked_everywhere()):
+            if revoked_blob == blob:
                 raise HostKeyChanged(
                     f"the host key of {settings.host_key_name} was revoked: {shown}",
-                    cause=f"{each.path}, line {each.line}",
+                    cause=f"{path}, line {line}",
                     hint="do not connect; ask who runs the node for a new host key",
                 )
         plain = [each for each in known if not each.marker]
@@ -174,21 +184,36 @@ class HostKeyCheck:
 
     def _lines_about(self, name: str) -> Iterator[KnownKey]:
         for path in (*self._settings.user_known_hosts_files, *self._settings.global_known_hosts_files):
-            yield from read_known_hosts(path, name)
+            try:
+                yield from read_known_hosts(path, name)
+            except ConfigurationError as error:
+                if self._settings.strict_host_key_checking != "no":
+                    raise
+                logger.warning("%s: %s", error.message, error.cause)
+
+    def _revoked_everywhere(self) -> Iterator[KnownKey]:
+        for path in self._settings.revoked_host_keys_files:
+            yield from read_revoked_keys(path)
 
 
 def read_known_hosts(path: Path, name: str) -> Iterator[KnownKey]:
-    """Give the lines of a file that are about a name; a file that is not there or cannot be read has none.
+    """Give the lines of a file that are about a name; a file that is not there has none.
 
     Lines that cannot be understood are passed over, as ssh does.
+
+    Raises:
+        ConfigurationError: the file cannot be read.
     """
     try:
         data = path.read_bytes()
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return
     except OSError as error:
-        logger.warning("%s cannot be read: %s", path, error.strerror)
-        return
+        raise ConfigurationError(
+            f"the known host keys in {path} cannot be read",
+            cause=error.strerror,
+            hint="correct that file, or UserKnownHostsFile and GlobalKnownHostsFile in ssh_config",
+        ) from error
     for number, line in enumerate(data.decode(errors="replace").splitlines(), 1):
         words = line.split()
         marker = words.pop(0) if words and words[0] in _MARKERS else ""
@@ -200,6 +225,46 @@ def read_known_hosts(path: Path, name: str) -> Iterator[KnownKey]:
             logger.info("%s, line %d: no key", path, number)
             continue
         yield KnownKey(path, number, marker, words[1], blob)
+
+
+def read_revoked_keys(path: Path) -> Iterator[KnownKey]:
+    """Give the keys of a file of RevokedHostKeys: public keys, one per line.
+
+    Raises:
+        ConfigurationError: the file cannot be read or understood as a whole; ssh refuses all keys then, too.
+    """
+    hint = "correct that file, or RevokedHostKeys in ssh_config"
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise ConfigurationError(
+            f"the revoked host keys in {path} cannot be read", cause=error.strerror, hint=hint
+        ) from error
+    if data.startswith(_BINARY_LIST):
+        raise ConfigurationError(
+            f"the revoked host keys in {path} cannot be read",
+            cause="it is a binary list (KRL); only a text file with one public key per line is supported",
+            hint="list the keys in a text file for RevokedHostKeys; or use ssh itself, through ssm-proxy proxy",
+        )
+    for number, line in enumerate(data.decode(errors="replace").splitlines(), 1):
+        words = line.split()
+        if not words or words[0].startswith("#"):
+            continue
+        blob = _key_in(words)
+        if blob is None:
+            raise ConfigurationError(f"{path}, line {number}: this is no public key to revoke", hint=hint)
+        yield KnownKey(path, number, _REVOKED, words[0], blob)
+
+
+def _key_in(words: list[str]) -> bytes | None:
+    """Give the key of a line of a public key file; None for anything else, certificates included."""
+    try:
+        blob = base64.b64decode(words[1], validate=True)
+    except (IndexError, ValueError):
+        return None
+    name = words[0].encode()
+    is_key = blob.startswith(len(name).to_bytes(4, "big") + name) and b"-cert-v0" not in name
+    return blob if is_key else None
 
 
 def fingerprint(blob: bytes) -> str:

@@ -51,6 +51,7 @@ class SshSettings:
         identity_agent: socket of the agent; None for no agent.
         user_known_hosts_files: a new key is added to the first.
         global_known_hosts_files: read only.
+        revoked_host_keys_files: lists of keys that are not accepted whatever known_hosts says.
         strict_host_key_checking: ``yes``, ``no``, ``ask`` or ``accept-new``.
         hash_known_hosts: whether a name is added in its hashed form.
         is_batch: never ask.
@@ -73,6 +74,7 @@ class SshSettings:
     identity_agent: str | None = None
     user_known_hosts_files: tuple[Path, ...] = ()
     global_known_hosts_files: tuple[Path, ...] = ()
+    revoked_host_keys_files: tuple[Path, ...] = ()
     strict_host_key_checking: str = "accept-new"
     hash_known_hosts: bool = False
     is_batch: bool = False
@@ -105,7 +107,8 @@ def read_settings(
         environment: instead of the process's own.
 
     Raises:
-        ConfigurationError: a file cannot be read or understood; the text names file and line.
+        ConfigurationError: a file cannot be read or understood, or wants a host key to be checked in a way that is not
+            known here; the text names file and line.
         UsageError: host, account or port are none.
     """
     variables = os.environ if environment is None else environment
@@ -142,6 +145,7 @@ class _Reading:
         self._tokens: dict[str, str] = {}
 
     def settings(self, port: int | None, identity_files: Sequence[str | os.PathLike[str]]) -> SshSettings:
+        self._check_known_hosts_command()
         names = self._names
         user = self._found.user or names.local_user
         target = self._found.host_name
@@ -192,6 +196,7 @@ class _Reading:
             global_known_hosts_files=self._files(
                 "globalknownhostsfile", _SYSTEM_FOLDER, ("ssh_known_hosts", "ssh_known_hosts2")
             ),
+            revoked_host_keys_files=self._files("revokedhostkeys", self._folder, ()),
             strict_host_key_checking=self._strictness(),
             hash_known_hosts=self._is_on("hashknownhosts", default=False),
             is_batch=self._is_on("batchmode", default=False),
@@ -243,6 +248,16 @@ class _Reading:
                 f"{value.place}: StrictHostKeyChecking is {value.words[0]!r}",
                 hint="use yes, no, ask or accept-new",
             ) from None
+
+    def _check_known_hosts_command(self) -> None:
+        value = self._value("knownhostscommand")
+        if value is not None and value.text.strip().lower() != "none":  # without its answer any key would pass as new
+            raise ConfigurationError(
+                f"{value.place}: KnownHostsCommand is not supported",
+                cause="the host keys that the command knows are those that may be accepted",
+                hint="put the keys into a file of UserKnownHostsFile, and KnownHostsCommand none before that line; "
+                "or use ssh itself, through ssm-proxy proxy",
+            )
 
     def _agent(self) -> str | None:
         variables = self._names.environment

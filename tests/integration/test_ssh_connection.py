@@ -25,6 +25,7 @@ from terminals import terminal
 from ssm_proxy.errors import (
     AuthenticationFailed,
     ChannelClosed,
+    ConfigurationError,
     HostKeyChanged,
     HostKeyUnknown,
     SshConnectFailed,
@@ -564,6 +565,23 @@ def test_a_new_host_key_is_added_and_a_changed_one_refused(
         place.connect()
     assert f"{place.known_hosts}, line 2" in (caught.value.cause or "")
     assert f"ssh-keygen -f {place.known_hosts} -R {HOST}" in (caught.value.hint or "")
+
+
+def test_a_key_that_was_revoked_and_files_that_cannot_be_read(
+    place: Place, keys: dict[str, Key], server: Sshd, tmp_path: Path
+) -> None:
+    revoked = tmp_path / "revoked"
+    place.configure(f"IdentityFile {keys['ed25519'].private}", f"RevokedHostKeys {revoked}")
+    with pytest.raises(ConfigurationError, match="the revoked host keys in"):
+        place.connect()
+    revoked.write_text(keys["ed25519"].public.read_text())
+    place.login()
+    revoked.write_text(server.host_key.public.read_text())
+    with pytest.raises(HostKeyChanged, match="was revoked"):
+        place.connect()
+    place.configure(f"IdentityFile {keys['ed25519'].private}", f"GlobalKnownHostsFile {tmp_path}")
+    with pytest.raises(ConfigurationError, match="the known host keys in"):
+        place.connect()
 
 
 def test_the_type_of_the_known_key_is_asked_for(place: Place, keys: dict[str, Key], server: Sshd) -> None:

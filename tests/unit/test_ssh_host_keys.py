@@ -15,7 +15,7 @@ import paramiko
 import pytest
 
 from bench.sshd import Key, find_program
-from ssm_proxy.errors import HostKeyChanged, HostKeyUnknown
+from ssm_proxy.errors import ConfigurationError, HostKeyChanged, HostKeyUnknown
 from ssm_proxy.ssh.host_keys import HostKeyCheck, fingerprint, read_known_hosts
 from ssm_proxy.ssh.prompts import NobodyToAsk
 from ssm_proxy.ssh.settings import SshSettings, read_settings
@@ -238,6 +238,49 @@ def test_a_revoked_key_never(settings: SshSettings, known_hosts: Path, keys: dic
         check(replace(settings, strict_host_key_checking="no"), keys["one"])
 
 
+@pytest.mark.parametrize("before", ["", "# a list\n\n", "{two}\n"])
+def test_a_key_that_a_list_of_revoked_ones_has_never(
+    settings: SshSettings, known_hosts: Path, tmp_path: Path, keys: dict[str, Key], before: str
+) -> None:
+    known_hosts.write_text(f"web {public(keys['one'])}\nweb {public(keys['ecdsa'])}\n")
+    revoked = tmp_path / "revoked"
+    revoked.write_text(before.format(two=public(keys["two"])) + f"  {public(keys['one'])} a comment\n")
+    for strictness in ("yes", "no", "ask", "accept-new"):
+        listed = replace(settings, revoked_host_keys_files=(revoked,), strict_host_key_checking=strictness)
+        with pytest.raises(HostKeyChanged, match="was revoked") as caught:
+            check(listed, keys["one"])
+        assert f"{revoked}, line " in str(caught.value.cause)
+        assert check(listed, keys["ecdsa"]) == []
+
+
+def test_a_list_of_revoked_keys_that_is_none_lets_no_key_in(
+    settings: SshSettings, known_hosts: Path, tmp_path: Path, keys: dict[str, Key]
+) -> None:
+    known_hosts.write_text(f"web {public(keys['one'])}\n")
+    revoked = tmp_path / "revoked"
+    for strictness in ("yes", "no"):
+        listed = replace(settings, revoked_host_keys_files=(revoked,), strict_host_key_checking=strictness)
+        revoked.unlink(missing_ok=True)
+        with pytest.raises(ConfigurationError, match="the revoked host keys in"):
+            check(listed, keys["one"])
+        revoked.mkdir()
+        with pytest.raises(ConfigurationError, match="cannot be read") as caught:
+            check(listed, keys["one"])
+        assert caught.value.cause == "Is a directory"
+        revoked.rmdir()
+        kind, text = public(keys["two"]).split()
+        for line in ("nonsense", f"web {kind} {text}", f"{kind} {text[:-8]}!", f"ssh-rsa {text}", f'from="x" {kind}'):
+            revoked.write_text(f"{public(keys['two'])}\n{line}\n")
+            with pytest.raises(ConfigurationError, match="line 2: this is no public key"):
+                check(listed, keys["one"])
+        revoked.write_text("")
+        assert check(listed, keys["one"]) == []
+        subprocess.run(["ssh-keygen", "-q", "-k", "-f", revoked, keys["two"].public], check=True)
+        with pytest.raises(ConfigurationError, match="cannot be read") as caught:
+            check(listed, keys["one"])
+        assert "a binary list" in str(caught.value.cause)
+
+
 def test_an_authority_is_no_host_key(settings: SshSettings, known_hosts: Path, keys: dict[str, Key]) -> None:
     known_hosts.write_text(f"@cert-authority * {public(keys['one'])}\n")
     with pytest.raises(HostKeyUnknown) as caught:
@@ -316,6 +359,28 @@ def test_connections_at_once_add_a_key_once(settings: SshSettings, known_hosts: 
     assert known_hosts.read_text().count("\n") == 1
 
 
-def test_a_file_that_cannot_be_read_knows_nothing(tmp_path: Path) -> None:
-    assert list(read_known_hosts(tmp_path, "web")) == []
+def test_a_file_that_is_not_there_knows_nothing(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
     assert list(read_known_hosts(tmp_path / "missing", "web")) == []
+    assert list(read_known_hosts(tmp_path / "file" / "missing", "web")) == []
+
+
+@pytest.mark.parametrize("kind", ["user", "global"])
+def test_a_file_that_cannot_be_read_could_have_another_key(
+    settings: SshSettings, tmp_path: Path, keys: dict[str, Key], kind: str
+) -> None:
+    unreadable = tmp_path / "folder"
+    unreadable.mkdir()
+    second = (*settings.user_known_hosts_files, unreadable)
+    files = (
+        replace(settings, user_known_hosts_files=second)
+        if kind == "user"
+        else replace(settings, global_known_hosts_files=(unreadable,))
+    )
+    for strictness in ("yes", "ask", "accept-new"):
+        with pytest.raises(ConfigurationError, match=f"the known host keys in {unreadable} cannot be read") as caught:
+            check(replace(files, strict_host_key_checking=strictness), keys["one"], "yes")
+        assert caught.value.cause == "Is a directory"
+        with pytest.raises(ConfigurationError):
+            HostKeyCheck(files, NobodyToAsk(), print).algorithms(("ssh-ed25519",))
+    assert len(check(replace(files, strict_host_key_checking="no"), keys["one"])) == 1

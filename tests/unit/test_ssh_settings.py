@@ -181,6 +181,15 @@ def test_the_name_in_known_hosts(tmp_path: Path) -> None:
     assert read(tmp_path, "HostKeyAlias alias\nPort 23\n").host_key_name == "alias"
 
 
+def test_host_keys_that_ssh_would_refuse(tmp_path: Path) -> None:
+    assert read(tmp_path, "RevokedHostKeys none\nKnownHostsCommand none\n").revoked_host_keys_files == ()
+    settings = read(tmp_path, "RevokedHostKeys ~/revoked_%r\n", user="bob", environment={"HOME": "/h"})
+    assert shown(settings.revoked_host_keys_files) == ["/h/revoked_bob"]
+    with pytest.raises(ConfigurationError, match="line 2: KnownHostsCommand is not supported"):
+        read(tmp_path, "Host web\n KnownHostsCommand /bin/keys %H\n")
+    assert read(tmp_path, "Host db\n KnownHostsCommand /bin/keys %H\n").target == "web"
+
+
 def test_options_of_the_command_come_first(tmp_path: Path) -> None:
     text = "User bob\nPort 23\nIdentityFile /config\nMatch user alice\n IdentityFile /alice_%r\n"
     settings = read(tmp_path, text, user="alice", port=24, identity_files=["/option"])
