@@ -75,7 +75,8 @@ class ConfigFile(NamedTuple):
         path: its place.
         folder: what ``Include`` in it is relative to.
         must_exist: whether it is an error that it does not.
-        is_checked: whether it has to belong to the user or to root, and not to be writable by everybody.
+        is_checked: whether it has to belong to the user or to root, and not to be writable by others. As with ssh that
+            is so for the user's usual file, and for what is included from any file: it may hold commands to run.
     """
 
     path: Path
@@ -176,7 +177,8 @@ class _Unfolding:
                 if depth == _DEEPEST_INCLUDE:
                     raise ConfigurationError(f"{place}: files include each other more than {depth} deep")
                 for path in self._included(words, file.folder, place):
-                    self.read(file._replace(path=path, must_exist=False), around=inside, depth=depth + 1)
+                    included = ConfigFile(path, file.folder, must_exist=False, is_checked=True)
+                    self.read(included, around=inside, depth=depth + 1)
                 self._open_block(inside)
             elif keyword not in _NOT_OURS:
                 self._add(Value(keyword=keyword, words=words, text=rest, place=place))
@@ -360,12 +362,8 @@ def _read_file(file: ConfigFile) -> str | None:
     path = file.path
     try:
         with path.open("rb") as opened:
-            status = os.fstat(opened.fileno())
-            is_safe = status.st_uid in (0, os.getuid()) and not status.st_mode & stat.S_IWOTH
-            if file.is_checked and not is_safe:
-                raise ConfigurationError(
-                    f"{path} may be written by others, so it is not trusted", hint=f"run: chmod go-w {path}"
-                )
+            if file.is_checked:
+                _check_writers(os.fstat(opened.fileno()), path)
             data = opened.read(_LARGEST_FILE + 1)
     except (FileNotFoundError, NotADirectoryError) as error:
         if file.must_exist:
@@ -378,6 +376,38 @@ def _read_file(file: ConfigFile) -> str | None:
     if b"\0" in data:
         raise ConfigurationError(f"{path} is no ssh_config: it holds bytes that are no text")
     return data.decode(errors="surrogateescape")
+
+
+def _check_writers(status: os.stat_result, path: Path) -> None:
+    if status.st_uid not in (0, os.getuid()):
+        raise ConfigurationError(f"{path} belongs to another account, so it is not trusted", hint=f"see: ls -l {path}")
+    is_open = status.st_mode & stat.S_IWOTH or (status.st_mode & stat.S_IWGRP and not _is_of_one(status))
+    if is_open:
+        raise ConfigurationError(
+            f"{path} may be written by others, so it is not trusted", hint=f"run: chmod go-w {path}"
+        )
+
+
+def _is_of_one(status: os.stat_result) -> bool:
+    """Tell whether nobody but the owner is in a file's group.
+
+    So it is where every account has a group of its own, and files that the group may write are usual. ssh of Debian and
+    Ubuntu asks this too, and ssh of others refuses all such files.
+
+    Source: Debian's openssh, user-group-modes.patch (``secure_permissions``).
+    """
+    import grp
+    import pwd
+
+    try:
+        group = grp.getgrgid(status.st_gid)
+        owner = pwd.getpwuid(status.st_uid)
+    except KeyError:
+        return False
+    primary = [each.pw_uid for each in pwd.getpwall() if each.pw_gid == status.st_gid]
+    if any(uid != os.getuid() for uid in primary) or any(name != owner.pw_name for name in group.gr_mem):
+        return False
+    return bool(primary or group.gr_mem)  # a group without members is for programs that run with it
 
 
 def _split(text: str, place: str) -> tuple[str, ...]:

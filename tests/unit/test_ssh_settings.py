@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import grp
+import os
+import pwd
 import subprocess
 from pathlib import Path
 
@@ -213,8 +216,95 @@ def test_the_users_file_goes_before_the_systems_and_neither_must_exist(tmp_path:
         read_settings("web", environment=environment)
 
 
+MODES = (0o600, 0o644, 0o620, 0o664, 0o642, 0o646, 0o666)
+
+
+@pytest.mark.parametrize("group", ["own", "another"])
+@pytest.mark.parametrize("mode", MODES, ids=oct)
+def test_ssh_trusts_the_same_included_files(tmp_path: Path, mode: int, group: str) -> None:
+    if group == "another" and os.getuid() != 0:
+        pytest.skip("only root can give a file to any group")
+    config, included = tmp_path / "config", tmp_path / "included"
+    included.write_text("User inner\n")
+    if group == "another":
+        os.chown(included, -1, grp.getgrnam("daemon").gr_gid)
+    included.chmod(mode)
+    config.write_text(f"Include {included}\n")
+    config.chmod(0o666)  # what -F names is not looked at
+    ssh = find_program("ssh")
+    if ssh is None:
+        pytest.skip("ssh is not installed")
+    version = subprocess.run([ssh, "-V"], capture_output=True, text=True, check=True).stderr
+    done = subprocess.run([ssh, "-G", "-F", config, "web"], capture_output=True, text=True, check=False)
+    assert (done.returncode == 0) == ("Bad owner or permissions" not in done.stderr)
+    if mode & 0o020 and not mode & 0o002 and "Debian" not in version and "Ubuntu" not in version:
+        assert done.returncode != 0  # only they know groups of one account
+    elif done.returncode == 0:
+        assert read_settings("web", config_file=config).user == "inner"
+    else:
+        with pytest.raises(ConfigurationError, match="may be written by others"):
+            read_settings("web", config_file=config)
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can give a file away")
+def test_ssh_does_not_trust_an_included_file_of_another_account_either(tmp_path: Path) -> None:
+    config, included = tmp_path / "config", tmp_path / "included"
+    included.write_text("User inner\n")
+    included.chmod(0o644)
+    os.chown(included, pwd.getpwnam("nobody").pw_uid, -1)
+    config.write_text(f"Include {included}\n")
+    with pytest.raises(subprocess.CalledProcessError):
+        by_ssh(config, "web")
+    with pytest.raises(ConfigurationError, match="belongs to another account"):
+        read_settings("web", config_file=config)
+
+
+@pytest.mark.parametrize(
+    ("accounts", "members", "is_trusted"),
+    [
+        ([("me", True)], [], True),
+        ([("me", True)], ["me"], True),
+        ([], ["me"], True),
+        ([], [], False),
+        ([("me", True)], ["me", "other"], False),
+        ([("me", True), ("other", False)], [], False),
+        ([("other", False)], ["me"], False),
+    ],
+)
+def test_a_file_that_the_group_may_write_is_trusted_if_nobody_else_is_in_it(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    accounts: list[tuple[str, bool]],
+    members: list[str],
+    is_trusted: bool,
+) -> None:
+    group = os.stat(tmp_path).st_gid
+
+    def account(name: str, is_me: bool) -> pwd.struct_passwd:
+        uid = os.getuid() if is_me else os.getuid() + 1
+        return pwd.struct_passwd((name, "x", uid, group, "", "/", "/bin/sh"))
+
+    monkeypatch.setattr(pwd, "getpwall", lambda: [account(*each) for each in accounts])
+    monkeypatch.setattr(pwd, "getpwuid", lambda _: account("me", True))
+    monkeypatch.setattr(grp, "getgrgid", lambda gid: grp.struct_group(("g", "x", gid, members)))
+    folder = tmp_path / ".ssh"
+    folder.mkdir()
+    config = folder / "config"
+    config.write_text("User mine\n")
+    os.chown(config, -1, group)
+    config.chmod(0o664)
+    environment = {"HOME": str(tmp_path)}
+    if is_trusted:
+        assert read_settings("web", environment=environment).user == "mine"
+    else:
+        with pytest.raises(ConfigurationError, match="may be written by others"):
+            read_settings("web", environment=environment)
+
+
 def test_our_example_is_read(tmp_path: Path) -> None:
-    settings = read(tmp_path, f"User me\nInclude {EXAMPLE}\n", "i-0123456789abcdef0")
+    copy = tmp_path / "copy"  # a checkout may belong to another account
+    copy.write_bytes(EXAMPLE.read_bytes())
+    settings = read(tmp_path, f"User me\nInclude {copy}\n", "i-0123456789abcdef0")
     assert (settings.target, settings.user, settings.strict_host_key_checking) == (
         "i-0123456789abcdef0",
         "me",
