@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from ssm_proxy.errors import ConfigurationError
+from ssm_proxy.ssh.tokens import Names, expand_tokens, expand_variables, jump_host, shown, tokens_of, with_home
 
 if TYPE_CHECKING:
     from paramiko import SSHConfig
@@ -83,18 +84,6 @@ class ConfigFile(NamedTuple):
     folder: Path
     must_exist: bool
     is_checked: bool
-
-
-@dataclass(frozen=True, kw_only=True)
-class Names:
-    """What is known before the files are read."""
-
-    host: str
-    """As the user typed it."""
-    user: str | None
-    local_user: str
-    home: str
-    environment: Mapping[str, str]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,7 +148,7 @@ class _Unfolding:
             found = _LINE.fullmatch(line)
             if found is None or not found[2]:
                 raise ConfigurationError(
-                    f"{place}: {_shown(line)} is not a keyword with a value",
+                    f"{place}: {shown(line)} is not a keyword with a value",
                     hint="see: man ssh_config; ssh -G HOST checks the file too",
                 )
             keyword, rest = found[1].lower(), found[2]
@@ -222,7 +211,7 @@ class _Unfolding:
 
     def _included(self, words: tuple[str, ...], folder: Path, place: str) -> Iterator[Path]:
         for word in words:
-            pattern = _with_home(expand_variables(word, self.names.environment, place), self.names.home)
+            pattern = with_home(expand_variables(word, self.names.environment, place), self.names.home)
             yield from map(Path, sorted(glob.glob(os.path.join(folder, pattern))))
 
     def _match(
@@ -242,7 +231,7 @@ class _Unfolding:
                 conditions.append((negation + name,))
                 continue
             if name not in _ATTRIBUTES:
-                raise ConfigurationError(f"{place}: Match does not know {_shown(name)}")
+                raise ConfigurationError(f"{place}: Match does not know {shown(name)}")
             if not left:
                 raise ConfigurationError(f"{place}: Match {name} has no value")
             value = left.pop(0)
@@ -266,18 +255,16 @@ class _Unfolding:
     def _succeeds(self, command: str, place: str) -> bool:
         """Run the command of a ``Match exec``, with nothing to read, and nothing that it says shown."""
         known = self.look_up([])
-        user = known.get("user", self.names.local_user)
-        tokens = {
-            "%": "%",
-            "d": self.names.home,
-            "h": known.get("hostname", self.names.host),
-            "n": self.names.host,
-            "p": self.values[int(known["port"])].words[0] if "port" in known else "22",
-            "r": user,
-            "u": self.names.local_user,
-            "i": str(os.getuid()),
-            "k": self.names.host,
-        }
+        given = {key: self.values[int(known[key])] for key in ("port", "hostkeyalias", "proxyjump") if key in known}
+        host = known.get("hostname", self.names.host)
+        tokens = tokens_of(
+            self.names,
+            host=host,
+            port=given["port"].words[0] if "port" in given else "22",
+            user=known.get("user", self.names.local_user),
+            key_name=given["hostkeyalias"].words[0] if "hostkeyalias" in given else host,
+            jump=jump_host(given["proxyjump"].words[0]) if "proxyjump" in given else "",
+        )
         shell = self.names.environment.get("SHELL") or "/bin/sh"
         try:
             return (
@@ -310,52 +297,6 @@ _ATTRIBUTES: Final = (
     "sessiontype",
     "version",
 )
-
-
-def expand_tokens(text: str, tokens: Mapping[str, str], place: str) -> str:
-    """Replace ``%x`` by what it stands for.
-
-    Raises:
-        ConfigurationError: there is no such token here.
-    """
-
-    def replace(found: re.Match[str]) -> str:
-        try:
-            return tokens[found[1]]
-        except KeyError:
-            raise ConfigurationError(f"{place}: the token %{found[1]} of {_shown(text)} is not known here") from None
-
-    return re.sub("%(.?)", replace, text, flags=re.DOTALL)
-
-
-def expand_variables(text: str, environment: Mapping[str, str], place: str) -> str:
-    """Replace ``${NAME}`` by the variable of the environment.
-
-    Raises:
-        ConfigurationError: it is not set; ssh ends then, too.
-    """
-
-    def replace(found: re.Match[str]) -> str:
-        try:
-            return environment[found[1]]
-        except KeyError:
-            raise ConfigurationError(
-                f"{place}: the variable {found[1]} is not set", hint=f"set it, or correct {_shown(text)}"
-            ) from None
-
-    return re.sub(r"\$\{([^}]*)\}", replace, text)
-
-
-def expand_path(text: str, names: Names, tokens: Mapping[str, str], place: str) -> str:
-    """Give the path that a value means: home, variables and tokens replaced."""
-    path = _with_home(text, names.home)
-    return expand_tokens(expand_variables(path, names.environment, place), tokens, place)
-
-
-def _with_home(path: str, home: str) -> str:
-    if path == "~" or path.startswith("~/"):
-        return home + path[1:]
-    return os.path.expanduser(path) if path.startswith("~") else path
 
 
 def _read_file(file: ConfigFile) -> str | None:
@@ -468,9 +409,4 @@ def _quoted(word: str) -> str:
 
 def _check_plain(word: str, value: Value) -> None:
     if not word or not word.isprintable() or '"' in word:
-        raise ConfigurationError(f"{value.place}: {_shown(word)} cannot be a {value.keyword}")
-
-
-def _shown(text: str) -> str:
-    short = text if len(text) <= 60 else text[:57] + "…"
-    return repr(short.encode(errors="replace").decode())
+        raise ConfigurationError(f"{value.place}: {shown(word)} cannot be a {value.keyword}")

@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Final
 
 from ssm_proxy.errors import ConfigurationError, UsageError
-from ssm_proxy.ssh.config_files import ConfigFile, Found, Names, Value, expand_path, expand_tokens, find_values
+from ssm_proxy.ssh.config_files import ConfigFile, Found, Value, find_values
 from ssm_proxy.ssh.proxy_command import read_proxy_command
+from ssm_proxy.ssh.tokens import Names, expand_path, expand_tokens, jump_host, tokens_of
 
 NO_CONFIG: Final = "none"
 """Given as the configuration file: read none."""
@@ -152,20 +153,15 @@ class _Reading:
         number = port if port is not None else self._port(self._value("port"))
         alias = self._value("hostkeyalias")
         plain = (alias.words[0] if alias is not None else target).lower()
-        self._tokens = {
-            "%": "%",
-            "d": names.home,
-            "h": target,
-            "i": str(os.getuid()),
-            "j": "",
-            "k": plain,
-            "L": _host_name(),
-            "l": _host_name(),
-            "n": names.host,
-            "p": str(number),
-            "r": user,
-            "u": names.local_user,
-        }
+        jump = self._value("proxyjump")
+        self._tokens = tokens_of(
+            names,
+            host=target.lower(),  # as ssh has it by now; while the files were read, it was as in them
+            port=str(number),
+            user=user,
+            key_name=plain if alias is not None else names.host,
+            jump="" if jump is None else jump_host(jump.words[0]),
+        )
         own = [*(Path(each).expanduser() for each in identity_files), *self._identities("identityfile")]
         has_own = bool(identity_files) or any(each.keyword == "identityfile" for each in self._found.several)
         options: Mapping[str, str] = {}
@@ -213,7 +209,8 @@ class _Reading:
         return Path(expand_path(word, self._names, self._tokens, place))
 
     def _expanded(self, word: str, value: Value) -> str:
-        return expand_tokens(word, self._tokens, value.place)
+        tokens = {**self._tokens, "h": self._found.host_name}  # names of nodes have small and capital letters
+        return expand_tokens(word, tokens, value.place)
 
     def _identities(self, keyword: str) -> list[Path]:
         return [
@@ -320,10 +317,6 @@ def _local_user() -> str:
         return getpass.getuser()
     except (KeyError, OSError):
         return str(os.getuid())
-
-
-def _host_name() -> str:
-    return os.uname().nodename.split(".")[0]
 
 
 def _checked_host(host: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import grp
+import hashlib
 import os
 import pwd
 import subprocess
@@ -158,8 +159,62 @@ def test_tokens_and_home_in_paths(tmp_path: Path) -> None:
     )
     settings = read(tmp_path, text, environment={"HOME": "/h", "KEYS": "/keys", "AGENT": "/a"})
     assert shown(settings.identity_files) == ["/h/.ssh/k_node_web_bob_23_%", "/h/x~y", "/keys/k"]
-    assert shown(settings.user_known_hosts_files) == ["/h/kh_node"]
+    assert shown(settings.user_known_hosts_files) == ["/h/kh_web"]
     assert settings.identity_agent == "/a/socket"
+
+
+TOKENS = "%C_%d_%h_%i_%k_%L_%l_%n_%p_%r_%u_%%"
+FOR_TOKENS = {
+    "nothing": "",
+    "all": "HostName %h.Example\nPort 2222\nUser bob\nHostKeyAlias Alias\n",
+    "no alias": "HostName Other\n",
+}
+
+
+@pytest.mark.parametrize("host", HOSTS)
+@pytest.mark.parametrize("name", FOR_TOKENS)
+def test_tokens_stand_for_the_same_as_for_ssh(tmp_path: Path, name: str, host: str) -> None:
+    said = tmp_path / "said"
+    path = "/f/" + TOKENS.replace("%d_", "")  # a path in the middle
+    text = (
+        f'{FOR_TOKENS[name]}Match exec "echo {TOKENS} > {said}"\n IdentitiesOnly yes\nMatch all\n'
+        f"UserKnownHostsFile {path}\nIdentityAgent {path}\nIdentityFile {path}\nCertificateFile {path}\n"
+    )
+    ours = read(tmp_path, text, host)
+    ours_said = said.read_text()
+    said.unlink()
+    theirs = by_ssh(tmp_path / "config", host)
+    assert ours_said == said.read_text()
+    assert shown(ours.user_known_hosts_files) == theirs["userknownhostsfile"]
+    assert [ours.identity_agent] == theirs["identityagent"]
+    assert ours.identity_files == ours.certificate_files == ours.user_known_hosts_files  # which ssh -G does not expand
+
+
+def test_the_name_of_this_machine_with_and_without_its_domain(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    here = os.uname_result(("Linux", "laptop.example.com", "6", "1", "x86_64"))
+    monkeypatch.setattr(os, "uname", lambda: here)
+    text = 'UserKnownHostsFile /%L/%l\nMatch exec "test %L_%l = laptop_laptop.example.com"\n Port 9\n'
+    settings = read(tmp_path, text)
+    assert (shown(settings.user_known_hosts_files), settings.port) == (["/laptop/laptop.example.com"], 9)
+
+
+@pytest.mark.parametrize(
+    ("jump", "host"),
+    [
+        ("none", ""),
+        ("jump", "jump"),
+        ("me@jump:2222", "jump"),
+        ("first,me@second", "second"),
+        ("ssh://me@jump:22/", "jump"),
+        ("[2001:db8::1]:22", "2001:db8::1"),
+    ],
+)
+def test_the_host_to_jump_over(tmp_path: Path, jump: str, host: str) -> None:
+    text = f'ProxyJump {jump}\nUserKnownHostsFile /%j_%C\nMatch exec "test x%j = x{host}"\n Port 9\n'
+    settings = read(tmp_path, text, user="bob")
+    whole = f"{os.uname().nodename}web9bob{host}"
+    (path,) = shown(settings.user_known_hosts_files)
+    assert (path, settings.port) == (f"/{host}_{hashlib.sha1(whole.encode()).hexdigest()}", 9)
 
 
 @pytest.mark.parametrize(
@@ -377,6 +432,10 @@ def test_the_proxy_command_of_a_host_counts(tmp_path: Path) -> None:
     assert settings.proxy_options == {"--profile": "prod", "--region": "eu-west-1"}
     other = read(tmp_path, text, "db")
     assert (other.target, other.proxy_options) == ("db", {})
+
+
+def test_the_name_of_a_node_keeps_its_capital_letters(tmp_path: Path) -> None:
+    assert read(tmp_path, "ProxyCommand ssm-proxy proxy %h %p\n", "Web-1").target == "Web-1"
 
 
 def test_tokens_of_other_commands_are_not_ours(tmp_path: Path) -> None:
