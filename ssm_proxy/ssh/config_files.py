@@ -311,6 +311,8 @@ def _read_file(file: ConfigFile) -> str | None:
             raise ConfigurationError(f"the ssh_config {path} does not exist") from error
         return None
     except OSError as error:
+        if isinstance(error, IsADirectoryError) and not file.must_exist:
+            return None  # ssh finds no line in it: Include ~/.ssh/conf.d/* may meet a folder
         raise ConfigurationError(f"the ssh_config {path} cannot be read", cause=error.strerror) from error
     if len(data) > _LARGEST_FILE:
         raise ConfigurationError(f"{path} is too large for an ssh_config")

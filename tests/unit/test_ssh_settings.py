@@ -356,6 +356,37 @@ def test_a_file_that_the_group_may_write_is_trusted_if_nobody_else_is_in_it(
             read_settings("web", environment=environment)
 
 
+def test_ssh_skips_the_same_of_what_a_pattern_includes(tmp_path: Path) -> None:
+    folder = tmp_path / "conf.d"
+    (folder / "a folder").mkdir(parents=True)
+    (folder / "a folder" / "deep").write_text("User deep\n")
+    (folder / "gone").symlink_to("nowhere")
+    (folder / "last").write_text("Port 99\n")
+    config = tmp_path / "config"
+    for included in (f"{folder}/*", f"{folder} {folder}/last"):
+        config.write_text(f"Include {included}\nUser after\n")
+        ours, theirs = read_settings("web", config_file=config), by_ssh(config, "web")
+        assert (ours.user, ours.port) == (theirs["user"][0], int(theirs["port"][0])) == ("after", 99)
+
+
+@pytest.mark.parametrize("kind", ["loop", "unreadable"])
+def test_neither_does_ssh_skip_what_it_cannot_read(tmp_path: Path, kind: str) -> None:
+    included = tmp_path / "included"
+    if kind == "loop":
+        included.symlink_to("included")
+    elif os.getuid() == 0:
+        pytest.skip("root can read all files")
+    else:
+        included.write_text("User inner\n")
+        included.chmod(0)
+    config = tmp_path / "config"
+    config.write_text(f"Include {tmp_path}/incl*\n")
+    with pytest.raises(subprocess.CalledProcessError):
+        by_ssh(config, "web")
+    with pytest.raises(ConfigurationError, match="cannot be read"):
+        read_settings("web", config_file=config)
+
+
 def test_our_example_is_read(tmp_path: Path) -> None:
     copy = tmp_path / "copy"  # a checkout may belong to another account
     copy.write_bytes(EXAMPLE.read_bytes())
