@@ -7,7 +7,7 @@ from collections.abc import Collection
 from typing import NamedTuple
 
 from ssm_proxy.file_copy.board import Range
-from ssm_proxy.file_copy.names import is_part_of
+from ssm_proxy.file_copy.names import is_part_of, part_path
 from ssm_proxy.file_copy.values import GROWTH_LIMIT, FileError
 from ssm_proxy.sftp import packets
 from ssm_proxy.sftp.connection import SftpConnection, SftpStatus
@@ -60,17 +60,40 @@ async def look_at_target(sftp: SftpConnection, target: bytes) -> tuple[bytes, Ex
 
 
 async def find_part(sftp: SftpConnection, target: bytes, in_use: Collection[bytes]) -> bytes | None:
-    """Give the largest part that an interrupted copy to the same target left."""
+    """Give the largest part that an interrupted copy to the same target left; none that another user put there."""
     folder, _, _ = target.rpartition(b"/")
     folder = folder or b"/"
     ours = {path.rpartition(b"/")[2] for path in in_use}
-    largest: tuple[int, bytes] | None = None
-    for name, attributes in await sftp.list_folder(folder):
-        if is_part_of(name, target) and attributes.is_regular and name not in ours:
-            size = attributes.size or 0
-            if largest is None or size > largest[0]:
-                largest = size, name
-    return None if largest is None else folder.rstrip(b"/") + b"/" + largest[1]
+    try:
+        found = [
+            (attributes.size or 0, name, attributes.owner)
+            for name, attributes in await sftp.list_folder(folder)
+            if is_part_of(name, target) and attributes.is_regular and name not in ours
+        ]
+        if any(owner is not None for _, _, owner in found):
+            user = await _user_of_new_files(sftp, target)
+            found = [each for each in found if each[2] is None or user is None or each[2][0] == user]
+    except SftpStatus:  # nothing can be known of it; it may take files all the same, and a plain copy never asks
+        return None
+    return folder.rstrip(b"/") + b"/" + max(found, key=lambda each: each[0])[1] if found else None
+
+
+async def _user_of_new_files(sftp: SftpConnection, target: bytes) -> int | None:
+    """Give the number of the user who owns what we make beside a target; None if the server does not tell.
+
+    Only a file tells it: SFTP has no word for who has logged in, and file servers may have another user for root.
+
+    Raises:
+        SftpStatus: nothing can be made there.
+    """
+    probe = part_path(target)
+    flags = packets.OPEN_WRITE | packets.OPEN_CREATE | packets.OPEN_EXCLUSIVE
+    handle = await sftp.open(probe, flags, Attributes(permissions=0o600))
+    looked, closed, removed = sftp.fstat(handle), sftp.close_handle(handle), sftp.remove(probe)
+    await closed
+    await removed
+    owner = (await looked).owner
+    return None if owner is None else owner[0]
 
 
 async def is_quiet(sftp: SftpConnection, path: bytes) -> bool:
