@@ -30,7 +30,7 @@ from ssm_proxy.file_copy.node_files import (
 from ssm_proxy.file_copy.regular_file import PERMISSIONS
 from ssm_proxy.file_copy.values import RANGE_BYTES, FileError, FileOutcome, FileState
 from ssm_proxy.sftp import packets
-from ssm_proxy.sftp.connection import SftpStatus
+from ssm_proxy.sftp.connection import SftpConnection, SftpStatus
 from ssm_proxy.sftp.packets import Attributes
 
 MOST_WAITING = 128
@@ -220,10 +220,17 @@ class FromInput:
             return
         if self._stream.wants_verification and not self._stream.is_verified:
             self._stream.verify(link, self._part, self._position)
-        if self._existing is not None and (permissions := self._existing.attributes.permissions) is not None:
-            await link.sftp.setstat(self._part, Attributes(permissions=permissions & PERMISSIONS))
+        if self._existing is not None:
+            await self._set_attributes(link.sftp, self._part, self._existing.attributes)
         self._rename_sent = True
         await put_in_place(link.sftp, self._part, self._target)
+
+    async def _set_attributes(self, sftp: SftpConnection, part: bytes, attributes: Attributes) -> None:
+        """Give the part owner and permissions of what it replaces."""
+        with contextlib.suppress(SftpStatus):  # it takes root, or nothing is changed by it
+            await sftp.setstat(part, Attributes(owner=attributes.owner))
+        if attributes.permissions is not None:  # after the owner, as another one may clear bits
+            await sftp.setstat(part, Attributes(permissions=attributes.permissions & PERMISSIONS))
 
     async def abandon(self, link: LinkFace) -> None:
         self.is_over = True

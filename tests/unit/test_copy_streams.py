@@ -23,6 +23,8 @@ from ssm_proxy.file_copy.names import is_part_of
 from ssm_proxy.file_copy.streams import MOST_WAITING, FromInput, ToOutput, _Digests
 from ssm_proxy.file_copy.values import RANGE_BYTES, CopyOptions, FileError, FileState
 
+NOBODY = 65534
+
 
 def wait_until(condition: Callable[[], object]) -> None:
     until = time.monotonic() + 60
@@ -132,6 +134,24 @@ def test_an_old_file_of_the_same_size_is_not_taken_for_what_was_renamed(
     assert (tmp_path / "target").read_bytes() == b"new!"
     client.run(job.finish(link))  # by one that was lost after it
     assert (tmp_path / "target").stat().st_mode & 0o777 == 0o604
+
+
+def test_what_replaces_a_file_gets_its_owner_and_its_permissions(
+    client: Client, tmp_path: Path, pipe: tuple[int, int]
+) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("only root can give files away")
+    (tmp_path / "target").write_bytes(b"old")
+    os.chown(tmp_path / "target", NOBODY, NOBODY)
+    (tmp_path / "target").chmod(0o604)
+    job = FromInput(pipe[0], os.fsencode(tmp_path / "target"), context(), lambda: None)
+    link = PipeLink(client, NoShell())
+    os.close(pipe[1])
+    client.run(job.prepare(link))
+    send(client, job, link)
+    client.run(job.finish(link))
+    status = (tmp_path / "target").stat()
+    assert (status.st_uid, status.st_gid, status.st_mode & 0o7777, status.st_size) == (NOBODY, NOBODY, 0o604, 0)
 
 
 def test_input_that_does_not_block_is_waited_for(client: Client, tmp_path: Path, pipe: tuple[int, int]) -> None:
