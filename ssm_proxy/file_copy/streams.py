@@ -218,12 +218,27 @@ class FromInput:
         assert self._part is not None
         if self._rename_sent and await is_in_place(link.sftp, self._part, self._target, self._position):
             return
+        await self._store(link, self._part)
         if self._stream.wants_verification and not self._stream.is_verified:
             self._stream.verify(link, self._part, self._position)
         if self._existing is not None:
             await self._set_attributes(link.sftp, self._part, self._existing.attributes)
         self._rename_sent = True
         await put_in_place(link.sftp, self._part, self._target)
+
+    async def _store(self, link: LinkFace, part: bytes) -> None:
+        """Learn of errors that a network file system or a quota has only when what was written is stored.
+
+        The stream cannot be had again once its target is replaced.
+        """
+        sftp = link.sftp
+        handle = await link.handle(self, part, packets.OPEN_WRITE)
+        try:
+            if not await sftp.fsync(handle):
+                # Another one than the link's, which the link closes itself: file systems store at each close.
+                await sftp.close_handle(await sftp.open(part, packets.OPEN_WRITE))
+        except SftpStatus as error:
+            raise await why_not_written(sftp, error, part) from error
 
     async def _set_attributes(self, sftp: SftpConnection, part: bytes, attributes: Attributes) -> None:
         """Give the part owner and permissions of what it replaces."""

@@ -32,6 +32,7 @@ _POSIX_RENAME = b"posix-rename@openssh.com"
 _LIMITS = b"limits@openssh.com"
 _STATVFS = b"statvfs@openssh.com"
 _EXPAND_PATH = b"expand-path@openssh.com"
+_FSYNC = b"fsync@openssh.com"
 
 
 class SftpStatus(Exception):
@@ -351,6 +352,23 @@ class SftpConnection:
             return None
         request = packets.encode_string(_EXPAND_PATH) + packets.encode_string(path)
         return await self._request(packets.EXTENDED, request, _one_name)
+
+    async def fsync(self, handle: bytes) -> bool:
+        """Have the server store what was written to a file; give whether it can.
+
+        Raises:
+            SftpStatus: something that was written before could not be stored, whoever wrote it.
+        """
+        if not self._has(_FSYNC):
+            return False
+        request = packets.encode_string(_FSYNC) + packets.encode_string(handle)
+        try:
+            await self._request(packets.EXTENDED, request, _nothing)
+        except SftpStatus as error:
+            if error.code == packets.UNSUPPORTED:  # by the file system
+                return False
+            raise
+        return True
 
     def _has(self, extension: bytes) -> bool:
         return self._extensions is not None and extension in self._extensions

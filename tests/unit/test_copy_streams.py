@@ -22,6 +22,8 @@ from ssm_proxy.file_copy.context import Context
 from ssm_proxy.file_copy.names import is_part_of
 from ssm_proxy.file_copy.streams import MOST_WAITING, FromInput, ToOutput, _Digests
 from ssm_proxy.file_copy.values import RANGE_BYTES, CopyOptions, FileError, FileState
+from ssm_proxy.sftp import packets
+from ssm_proxy.sftp.connection import SftpStatus
 
 NOBODY = 65534
 
@@ -152,6 +154,41 @@ def test_what_replaces_a_file_gets_its_owner_and_its_permissions(
     client.run(job.finish(link))
     status = (tmp_path / "target").stat()
     assert (status.st_uid, status.st_gid, status.st_mode & 0o7777, status.st_size) == (NOBODY, NOBODY, 0o604, 0)
+
+
+@pytest.mark.parametrize("has_fsync", [True, False])
+def test_an_error_that_comes_late_leaves_the_old_file(
+    client: Client, tmp_path: Path, pipe: tuple[int, int], monkeypatch: pytest.MonkeyPatch, has_fsync: bool
+) -> None:
+    """Over NFS, for instance, that the disk is full is said when what was written is stored: at the latest at CLOSE."""
+    (tmp_path / "target").write_bytes(b"old")
+    job = FromInput(pipe[0], os.fsencode(tmp_path / "target"), context(), lambda: None)
+    link = PipeLink(client, NoShell())
+    os.write(pipe[1], b"new")
+    os.close(pipe[1])
+    client.run(job.prepare(link))
+    send(client, job, link)
+
+    real = client.sftp.close_handle
+
+    async def fsync(handle: bytes) -> bool:
+        if has_fsync:
+            raise SftpStatus(packets.FAILURE, "Failure")
+        return False
+
+    async def close_handle(handle: bytes) -> None:
+        await real(handle)
+        if not has_fsync:
+            raise SftpStatus(packets.FAILURE, "Failure")
+
+    monkeypatch.setattr(client.sftp, "fsync", fsync)
+    monkeypatch.setattr(client.sftp, "close_handle", close_handle)
+    with pytest.raises(FileError, match="its disk was full, or a quota is used up"):
+        client.run(job.finish(link))
+    assert (tmp_path / "target").read_bytes() == b"old"
+    monkeypatch.undo()
+    client.run(job.abandon(link))
+    assert os.listdir(tmp_path) == ["target"]
 
 
 def test_input_that_does_not_block_is_waited_for(client: Client, tmp_path: Path, pipe: tuple[int, int]) -> None:

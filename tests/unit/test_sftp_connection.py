@@ -150,16 +150,31 @@ def test_extensions_are_asked_as_openssh_asks() -> None:
     assert found == [(65536, 65536), available * size_of_unit]
 
 
+def test_what_was_written_is_stored_and_its_errors_are_met() -> None:
+    for code, expected in ((packets.OK, [True]), (packets.UNSUPPORTED, [False]), (packets.FAILURE, [])):
+        sftp, ends, found = opened(), [], []
+
+        async def store(sftp: SftpConnection = sftp, found: list[bool] = found) -> None:
+            found.append(await sftp.fsync(H))
+
+        sftp.start(store(), ends.append)
+        sent = sftp.data_to_send()
+        assert without_id(sent) == without_id(packet(200, bytes(4) + text(b"fsync@openssh.com") + text(H)))
+        sftp.receive(packet(101, sent[5:9] + struct.pack(">I", code)))
+        assert found == expected
+        assert [isinstance(end, SftpStatus) for end in ends] == [not expected]
+
+
 def test_a_server_without_extensions_is_asked_for_none() -> None:
     sftp, ends, found = opened(VERSION), [], []
 
     async def ask() -> None:
         await sftp.learn_limits()
-        found.extend([await sftp.free_bytes(b"/"), await sftp.expand_path(b"~x")])
+        found.extend([await sftp.free_bytes(b"/"), await sftp.expand_path(b"~x"), await sftp.fsync(H)])
 
     sftp.start(ask(), ends.append)
     assert ends == [None]
-    assert found == [None, None]
+    assert found == [None, None, False]
     assert sftp.read_bytes == sftp.write_bytes == 32768
     assert not sftp.has_data_to_send
     assert not sftp.can_replace
@@ -351,6 +366,9 @@ def test_the_real_server_reads_writes_and_renames(client: Client, tmp_path: Path
         for each in writes:
             await each
         await closed
+        handle = await sftp.open(name, packets.OPEN_WRITE)
+        assert await sftp.fsync(handle)
+        await sftp.close_handle(handle)
         assert (await sftp.stat(name)).size == len(data)
         await sftp.setstat(name, Attributes(permissions=0o600, times=(5, 6)))
         handle = await sftp.open(name, packets.OPEN_READ)
@@ -388,6 +406,7 @@ def test_the_real_server_reads_writes_and_renames(client: Client, tmp_path: Path
         (lambda sftp: sftp.read(b"none", 0, 10), packets.FAILURE),
         (lambda sftp: sftp.rename(b"missing", b"x"), packets.NO_SUCH_FILE),
         (lambda sftp: sftp.remove(b"sub"), packets.FAILURE),
+        (lambda sftp: sftp.fsync(b"none"), packets.NO_SUCH_FILE),
     ],
 )
 def test_the_real_server_refuses(client: Client, tmp_path: Path, call: Any, code: int) -> None:
