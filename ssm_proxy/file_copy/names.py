@@ -6,7 +6,7 @@ import hashlib
 import os
 import secrets
 
-from ssm_proxy.errors import CopyError
+from ssm_proxy.file_copy.values import SourceError
 
 PART_SUFFIX = b".ssm-part"
 _SPECIAL = frozenset({b"", b".", b".."})
@@ -43,11 +43,13 @@ def last_name(path: bytes) -> bytes:
     """Give the name under which something is put into another folder; empty for ``.`` and ``/``: it is that folder.
 
     Raises:
-        CopyError: the last part is ``..``, which names nothing.
+        SourceError: the last part is ``..``, which names nothing.
     """
     name = os.path.basename(path.rstrip(b"/"))
     if name == b"..":
-        raise CopyError(f"{shown(path)} has no name to copy it under", hint="name the folder itself instead of ..")
+        hint = "name the folder itself instead of .."
+        text = f"it has no name to copy it under; {hint}"
+        raise SourceError(f"{shown(path)} has no name to copy it under", text=text, hint=hint)
     return b"" if name == b"." else name
 
 

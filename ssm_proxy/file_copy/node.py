@@ -11,6 +11,7 @@ from ssm_proxy.errors import CopyError, SsmProxyError
 from ssm_proxy.file_copy.channel import LinkLost, open_sftp, run_to_end
 from ssm_proxy.file_copy.names import shown
 from ssm_proxy.file_copy.pool import Pool
+from ssm_proxy.file_copy.values import SourceError
 from ssm_proxy.sftp.connection import SftpConnection, SftpStatus
 from ssm_proxy.sftp.packets import Attributes
 
@@ -68,7 +69,8 @@ class Node:
         """Give a path from the root: relative ones begin in the user's home folder, as with scp.
 
         Raises:
-            CopyError: the node cannot tell where the home folder is, or whose ``~name`` is.
+            CopyError: the node cannot tell where the home folder is.
+            SourceError: it cannot tell whose ``~name`` is.
         """
         if self._home is None:
             try:
@@ -84,10 +86,9 @@ class Node:
             except SftpStatus:
                 expanded = None
             if expanded is None:
-                raise CopyError(
-                    f"the node does not tell what {shown(name)} is",
-                    hint="write the whole path; for a file whose name begins so, ./~NAME",
-                )
+                what = f"the node does not tell what {shown(name)} is"
+                hint = "write the whole path; for a file whose name begins so, ./~NAME"
+                raise SourceError(what, text=f"{what}; {hint}", hint=hint)
             path = expanded + path[len(name) :]
         if path.startswith(b"/"):
             return path

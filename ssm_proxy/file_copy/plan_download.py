@@ -19,7 +19,7 @@ from ssm_proxy.file_copy.names import is_safe, join, last_name, shown
 from ssm_proxy.file_copy.node import AT_ONCE, Node
 from ssm_proxy.file_copy.plan_upload import ENTERABLE, Tell
 from ssm_proxy.file_copy.regular_file import PERMISSIONS
-from ssm_proxy.file_copy.values import CopyOptions, SourceFile
+from ssm_proxy.file_copy.values import CopyOptions, SourceError, SourceFile
 from ssm_proxy.sftp.connection import SftpConnection, SftpStatus
 from ssm_proxy.sftp.packets import Attributes
 
@@ -65,7 +65,11 @@ def plan_download(
     """
     found: list[tuple[bytes, Attributes]] = []
     for source in sources:
-        matches = expand(node, source or b".")  # the home folder's contents, not the folder: as for scp
+        try:
+            matches = expand(node, source or b".")  # the home folder's contents, not the folder: as for scp
+        except SourceError as error:
+            tell.failure(source, destination, error.text)
+            continue
         if not matches:
             tell.failure(source, destination, "no such file or folder on the node")
         found += matches
@@ -79,15 +83,20 @@ def plan_download(
     end = LocalFolderEnd(options)
     roots = []
     for path, attributes in found:
-        name = _name_of(node, path) if is_folder else b""
-        target = join(destination, name)
-        if attributes.is_folder:
-            if options.recursive:
-                roots.append(_Folder(path, target, attributes, node.real_path(path)))
-            else:
-                tell.failure(path, target, "it is a folder; -r copies folders")
-        else:
+        try:
+            target = join(destination, _name_of(path)) if is_folder else destination
+        except SourceError as error:
+            tell.failure(path, destination, error.text)
+            continue
+        if not attributes.is_folder:
             _tell_file(tell, path, target, attributes, is_new=False)
+        elif not options.recursive:
+            tell.failure(path, target, "it is a folder; -r copies folders")
+        else:
+            try:
+                roots.append(_Folder(path, target, attributes, node.real_path(path)))
+            except SftpStatus as error:
+                tell.failure(path, target, explain(error, "it cannot be read"))
     _walk(node, roots, tell, end)
     return end
 
@@ -96,12 +105,16 @@ def expand(node: Node, pattern: bytes) -> list[tuple[bytes, Attributes]]:
     """Give what a path or pattern stands for, with links followed: what is there under a name is no pattern.
 
     So for each folder on the way, the user's home among them.
+
+    Raises:
+        SourceError: it cannot be looked at, or whose ``~name`` it is in is not known.
     """
     path = node.absolute(pattern)
     try:
         there = node.stat(path)
     except SftpStatus as error:
-        raise CopyError(f"{shown(path)} cannot be looked at", cause=explain(error, "stat")) from error
+        why = explain(error, "it cannot be looked at")
+        raise SourceError(f"{shown(path)} cannot be looked at", text=why, cause=explain(error, "stat")) from error
     if there is not None:
         return [(path, there)]
     if not _MAGIC & set(path):
@@ -134,15 +147,15 @@ def _matches(name: bytes, pattern: bytes) -> bool:
     return fnmatch.fnmatchcase(os.fsdecode(name), os.fsdecode(pattern))
 
 
-def _name_of(node: Node, path: bytes) -> bytes:
+def _name_of(path: bytes) -> bytes:
     """Give the name of a source in the destination.
 
     Raises:
-        CopyError: there is none that is safe to use.
+        SourceError: there is none that is safe to use.
     """
     name = last_name(path)
     if name and not is_safe(name):
-        raise CopyError(f"{shown(path)} has a name that cannot be used here")
+        raise SourceError(f"{shown(path)} has a name that cannot be used here", text="its name cannot be used here")
     return name
 
 

@@ -13,7 +13,7 @@ from ssm_proxy.file_copy.context import explain
 from ssm_proxy.file_copy.names import join, last_name, shown
 from ssm_proxy.file_copy.node import AT_ONCE, Node
 from ssm_proxy.file_copy.regular_file import PERMISSIONS
-from ssm_proxy.file_copy.values import CopyOptions, SourceFile, whole_seconds
+from ssm_proxy.file_copy.values import CopyOptions, SourceError, SourceFile, whole_seconds
 from ssm_proxy.sftp import packets
 from ssm_proxy.sftp.connection import SftpConnection, SftpStatus
 from ssm_proxy.sftp.packets import Attributes
@@ -79,6 +79,9 @@ def plan_upload(
             name = last_name(source) if is_folder else b""
         except OSError as error:
             tell.failure(source, target, explain(error, "it cannot be read"))
+            continue
+        except SourceError as error:
+            tell.failure(source, target, error.text)
             continue
         place = join(target, name)
         if stat.S_ISDIR(status.st_mode):

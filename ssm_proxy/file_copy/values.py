@@ -129,6 +129,18 @@ class FileError(Exception):
         self.text = text
 
 
+class SourceError(CopyError):
+    """One source cannot be copied; others may.
+
+    Args:
+        text: why, for a line that names the source.
+    """
+
+    def __init__(self, message: str, *, text: str, cause: str | None = None, hint: str | None = None) -> None:
+        super().__init__(message, cause=cause, hint=hint)
+        self.text = text
+
+
 class CopyIncomplete(CopyError):
     """Something was not copied.
 

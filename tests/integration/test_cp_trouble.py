@@ -21,7 +21,6 @@ from nodes import EMBEDDED, MIB, REAL, Key, MakeUser, Sshd, StartEmulator, tool
 
 from ssm_proxy.api.copying import CopyIncomplete, Progress
 from ssm_proxy.emulator import Node
-from ssm_proxy.errors import CopyError
 
 pytestmark = pytest.mark.integration
 NOBODY = 65534
@@ -415,9 +414,9 @@ def test_names_that_would_lead_out_of_the_destination(liar: Copier, tmp_path: Pa
     assert [each for each in left_out if each.endswith("../escaped")]
     for each in caught.value.result.failures:
         assert each.error == "its name could lead out of the destination; it was left out"
-    with pytest.raises(CopyError, match="the node refused") as refused:
+    with pytest.raises(CopyIncomplete, match="was not copied") as refused:
         liar.copy(liar.remote("/refused/source"), there, recursive=True)
-    assert refused.value.cause == "its files cannot be looked at: permission denied on the node"
+    assert refused.value.cause == "it cannot be read: permission denied on the node"
     # The same by a pattern.
     again = tmp_path / "b" / "again"
     again.mkdir(parents=True)

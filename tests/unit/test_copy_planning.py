@@ -21,7 +21,7 @@ from ssm_proxy.file_copy.download import Download
 from ssm_proxy.file_copy.node import Node
 from ssm_proxy.file_copy.plan_download import expand, plan_download
 from ssm_proxy.file_copy.plan_upload import Tell, plan_upload
-from ssm_proxy.file_copy.values import CopyOptions, FileError, SourceFile
+from ssm_proxy.file_copy.values import CopyOptions, FileError, SourceError, SourceFile
 
 FOLDER, FILE, LINK, DEVICE = 0o40755, 0o100644, 0o120777, 0o20600
 
@@ -192,8 +192,6 @@ def test_what_is_there_is_no_pattern(node: Node, home: Path) -> None:
     assert [path for path, _ in expand(node, b"a?")] == [os.fsencode(home / name) for name in ("a*", "ab")]
     assert expand(node, b"missing") == []
     assert expand(node, b"ab/*") == []
-    with pytest.raises(CopyError, match="no name"):
-        plan_download(node, [b".."], os.fsencode(home), CopyOptions(recursive=True), Found().tell)
 
 
 def test_folders_need_to_be_asked_for(node: Node, home: Path, here: Path) -> None:
@@ -275,9 +273,38 @@ def test_what_may_not_be_looked_at_ends_no_copy(tmp_path: Path) -> None:
     assert [path for path, _ in expand(node, b"/top/*")] == [b"/top/good"]
     plan_download(node, [b"/links"], os.fsencode(tmp_path), CopyOptions(recursive=True), found.tell)
     assert found.failures == [(b"/links/folder", "it cannot be read: the node says: no real path")]
-    with pytest.raises(CopyError, match="cannot be looked at") as refused:
-        plan_download(node, [b"/secret"], os.fsencode(tmp_path), CopyOptions(), found.tell)
+    with pytest.raises(SourceError, match="cannot be looked at") as refused:
+        expand(node, b"/secret")
     assert "permission denied" in (refused.value.cause or "")
+
+
+def test_a_source_that_cannot_be_copied_does_not_stop_the_others(tmp_path: Path) -> None:
+    modes = {b"/first": FILE, b"/last": FILE, b"/secret": -1, b"/unreal": FOLDER, b"/..": FOLDER}
+    server = LyingServer(
+        lambda path: [], mode=lambda path: modes.get(path), real=lambda path: None if path == b"/unreal" else path
+    )
+    bad = {
+        b"/secret": "it cannot be looked at: permission denied on the node",
+        b"~other/x": "the node does not tell what ~other is; "
+        "write the whole path; for a file whose name begins so, ./~NAME",
+        b"/..": "it has no name to copy it under; name the folder itself instead of ..",
+        b"/unreal": "it cannot be read: the node says: no real path",
+        b"/missing": "no such file or folder on the node",
+    }
+    found = Found()
+    sources = [b"/first", *bad, b"/last"]
+    plan_download(PipeNode(Client(server)), sources, os.fsencode(tmp_path), CopyOptions(recursive=True), found.tell)
+    assert [file.source for file in found.files] == [b"/first", b"/last"]
+    assert dict(found.failures) == bad
+
+
+def test_a_source_here_without_a_name_does_not_stop_the_others(node: Node, home: Path, here: Path) -> None:
+    (here / "file").write_bytes(b"")
+    found = Found()
+    above = os.fsencode(here / "..")
+    plan_upload(node, [above, os.fsencode(here / "file")], b".", CopyOptions(recursive=True), found.tell)
+    assert found.pairs(here, home) == {(b"file", b"file")}
+    assert found.failures == [(above, "it has no name to copy it under; name the folder itself instead of ..")]
 
 
 def test_a_node_that_does_not_tell_the_home_folder_says_so() -> None:
@@ -368,13 +395,12 @@ def test_patterns_match_no_names_that_lead_out(tmp_path: Path) -> None:
 
 
 def test_a_source_whose_own_name_leads_out_is_refused(tmp_path: Path) -> None:
-    for source in (b"/top/..", b".."):
-        with pytest.raises(CopyError):
-            run_download(
-                LyingServer(lambda path: [], mode=lambda path: FOLDER),
-                guarded(tmp_path / os.urandom(4).hex()),
-                [source],
-            )
+    destination = guarded(tmp_path)
+    sources = [b"/top/..", b".."]
+    found = run_download(LyingServer(lambda path: [], mode=lambda path: FOLDER), destination, sources)
+    assert ["no name to copy it under" in text for _, text in found.failures] == [True, True]
+    check_unharmed(tmp_path)
+    assert list(destination.iterdir()) == []
 
 
 def test_a_link_of_ours_that_was_there_is_not_replaced_by_what_is_behind_it(tmp_path: Path) -> None:
