@@ -1,10 +1,12 @@
-"""What ``ssm-proxy cp`` loads: each module is a part of the time before it does anything."""
+"""What ``ssm-proxy cp`` loads: each module is a part of the time before it does anything, and it may be interrupted."""
 
 from __future__ import annotations
 
 import subprocess
 import sys
 from pathlib import Path
+
+import pytest
 
 PROGRAM = """
 import sys
@@ -29,3 +31,26 @@ def test_a_paramiko_that_cannot_do_without_it_gets_it(tmp_path: Path) -> None:
     (tmp_path / "paramiko").mkdir()
     (tmp_path / "paramiko" / "__init__.py").write_text("import invoke\nclass SSHClient: pass\n")
     assert run(tmp_path) == "SSHClient True"
+
+
+SIGNALLED = """
+import os, signal, time
+os.kill(os.getpid(), signal.{name})
+time.sleep(60)
+"""
+COMMAND = """
+import sys
+sys.path.insert(0, {folder!r})
+from ssm_proxy.cli.main import main
+sys.exit(main(["cp", {arguments}"file", "i-0123456789abcdef0:"]))
+"""
+
+
+@pytest.mark.parametrize("arguments", ["", "'--json', "])
+@pytest.mark.parametrize(("name", "status"), [("SIGINT", 130), ("SIGTERM", 143)])
+def test_a_signal_while_it_loads(tmp_path: Path, name: str, status: int, arguments: str) -> None:
+    (tmp_path / "paramiko").mkdir()
+    (tmp_path / "paramiko" / "__init__.py").write_text(SIGNALLED.format(name=name))
+    program = COMMAND.format(folder=str(tmp_path), arguments=arguments)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=50, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (status, "", "")

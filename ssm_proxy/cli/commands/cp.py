@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from types import FrameType
 
     from ssm_proxy.api.ssh import Access
+    from ssm_proxy.cli.session_command import Surroundings
     from ssm_proxy.file_copy.values import CopyOptions
 
 _DESCRIPTION = """\
@@ -107,26 +108,31 @@ def run(arguments: argparse.Namespace) -> int:
     # What is read or written there is the copy's alone: a credential program might read and print as well.
     is_used = arguments.json or "-" in (*arguments.sources, arguments.destination)
     streams = claim_streams() if is_used else (0, 1)
-    with surroundings(arguments) as around, _stopping_at(ENDING_SIGNALS):
-        _import_paramiko()
-        from ssm_proxy.api.copying import copy_with
-        from ssm_proxy.cli.copy_display import make_display
-
-        options = _options(arguments)
-        quiet, as_json = arguments.quiet, arguments.json
-        try:
-            with make_display(around.stderr, as_json=as_json, is_quiet=quiet, output=streams[1]) as display:
-                sources, destination, show = arguments.sources, arguments.destination, display.show
-                access = _access(arguments, display.notify)
-                try:
-                    result = copy_with(sources, destination, options, access, show, streams=streams)
-                except SsmProxyError as error:
-                    display.failed(error)
-                    raise
-                display.done(result)
-        except _Stopped as stopped:
-            return EXIT_SIGNAL_BASE + stopped.number
+    try:
+        # Around all of it: a signal may come while the rest of the program is imported, too.
+        with surroundings(arguments) as around, _stopping_at(ENDING_SIGNALS):
+            _import_paramiko()
+            _copy(arguments, around, streams)
+    except _Stopped as stopped:
+        return EXIT_SIGNAL_BASE + stopped.number
     return 0
+
+
+def _copy(arguments: argparse.Namespace, around: Surroundings, streams: tuple[int, int]) -> None:
+    from ssm_proxy.api.copying import copy_with
+    from ssm_proxy.cli.copy_display import make_display
+
+    options = _options(arguments)
+    quiet, as_json = arguments.quiet, arguments.json
+    with make_display(around.stderr, as_json=as_json, is_quiet=quiet, output=streams[1]) as display:
+        sources, destination, show = arguments.sources, arguments.destination, display.show
+        access = _access(arguments, display.notify)
+        try:
+            result = copy_with(sources, destination, options, access, show, streams=streams)
+        except SsmProxyError as error:
+            display.failed(error)
+            raise
+        display.done(result)
 
 
 def _import_paramiko() -> None:
