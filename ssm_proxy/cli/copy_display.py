@@ -7,7 +7,9 @@ import json
 import os
 import select
 import sys
-from collections.abc import Iterator
+import threading
+import time
+from collections.abc import Callable, Iterator
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -20,6 +22,11 @@ if TYPE_CHECKING:
     from ssm_proxy.errors import SsmProxyError
 
 LONGEST_NAME = 24
+_NEVER_BLOCKS = 512
+"""What POSIX lets nobody wait for who was told that a pipe takes something (PIPE_BUF)."""
+_STEP_S = 0.1
+_PATIENCE_S = 0.5
+"""With a reader of JSON that has stopped, once a signal has come; in all."""
 _UNITS = ("kB", "MB", "GB", "TB")
 
 
@@ -38,7 +45,14 @@ class Display(Protocol):
 
 
 @contextlib.contextmanager
-def make_display(stderr: messages.StderrWriter, *, as_json: bool, is_quiet: bool, output: int = 1) -> Iterator[Display]:
+def make_display(
+    stderr: messages.StderrWriter,
+    *,
+    as_json: bool,
+    is_quiet: bool,
+    output: int = 1,
+    is_ending: Callable[[], bool] = lambda: False,
+) -> Iterator[Display]:
     """Give the display that fits: where standard error is a terminal, a bar.
 
     Args:
@@ -46,9 +60,10 @@ def make_display(stderr: messages.StderrWriter, *, as_json: bool, is_quiet: bool
         as_json: lines of JSON instead, to ``output``.
         is_quiet: no bar.
         output: the descriptor of standard output.
+        is_ending: whether a signal has come.
     """
     if as_json:
-        yield JsonDisplay(output)
+        yield JsonDisplay(output, is_ending)
         return
     if is_quiet or not sys.stderr.isatty():
         yield LineDisplay(stderr)
@@ -61,10 +76,20 @@ def make_display(stderr: messages.StderrWriter, *, as_json: bool, is_quiet: bool
 
 
 class JsonDisplay:
-    """A line of JSON on standard output for each file and notice, and one at the end."""
+    """A line of JSON on standard output for each file and notice, and one at the end.
 
-    def __init__(self, output: int = 1) -> None:
+    Args:
+        output: descriptor.
+        is_ending: whether a signal has come, so that a reader who has stopped is not waited for.
+    """
+
+    def __init__(self, output: int = 1, is_ending: Callable[[], bool] = lambda: False) -> None:
         self._output = output
+        self._is_ending = is_ending
+        self._writing = threading.Lock()
+        self._unwritten = b""
+        self._patience = _PATIENCE_S
+        self._is_given_up = False
 
     def show(self, progress: Progress) -> None:
         if progress.outcome is not None:
@@ -86,12 +111,34 @@ class JsonDisplay:
 
     def _write(self, values: dict[str, Any]) -> None:
         line = f"{json.dumps(values)}\n".encode()
-        with contextlib.suppress(OSError):  # who started us does not read it any more
-            while line:
-                try:
-                    line = line[os.write(self._output, line) :]
-                except BlockingIOError:  # somebody made it so
-                    select.select([], [self._output], [], 1.0)
+        with self._writing:
+            if self._is_given_up:
+                return
+            self._unwritten += line  # behind what a signal left
+            try:
+                while self._unwritten:
+                    self._wait_for_reader()
+                    with contextlib.suppress(BlockingIOError):  # somebody made it so, and another one writes to it, too
+                        self._unwritten = self._unwritten[os.write(self._output, self._unwritten[:_NEVER_BLOCKS]) :]
+            except (OSError, ValueError):  # who started us does not read it any more, or closed it
+                self._is_given_up = True
+
+    def _wait_for_reader(self) -> None:
+        """Return when as much as ``_NEVER_BLOCKS`` can be written without waiting.
+
+        While a write blocks nothing can be ended in order, and after a signal nobody may be left to read.
+
+        Raises:
+            TimeoutError: nobody reads, and the program is about to end.
+        """
+        while sys.platform != "win32":  # whose pipes cannot be asked
+            began = time.monotonic()
+            if select.select([], [self._output], [], _STEP_S)[1]:
+                return
+            if self._is_ending():
+                self._patience -= time.monotonic() - began
+                if self._patience <= 0:
+                    raise TimeoutError
 
 
 class LineDisplay:

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import fcntl
 import io
 import json
 import os
+import signal
+import subprocess
+import sys
+import termios
+import time
 from dataclasses import replace
 
 import pytest
@@ -168,7 +174,7 @@ def test_a_long_line_of_json_is_written_in_full_to_a_reader_that_takes_little(mo
         return min(100, len(data))
 
     monkeypatch.setattr(os, "write", write_little)
-    monkeypatch.setattr("select.select", lambda *_: None)
+    monkeypatch.setattr("select.select", lambda *_: ([], [1], []))
     JsonDisplay().show(replace(PROGRESS, notice="x" * 1000))
     assert json.loads(written) == {"type": "notice", "text": "x" * 1000}
 
@@ -178,7 +184,72 @@ def test_json_that_nobody_reads_any_more_ends_nothing(monkeypatch: pytest.Monkey
         raise BrokenPipeError
 
     monkeypatch.setattr(os, "write", gone)
-    JsonDisplay().done(RESULT)
+    display = JsonDisplay()
+    for _ in range(2):
+        display.done(RESULT)
+    JsonDisplay(-1).done(RESULT)
+
+
+COPYING = """
+import sys, time
+from ssm_proxy.api import copying
+from ssm_proxy.cli.main import main
+from ssm_proxy.file_copy.values import Progress
+
+PROGRESS = Progress(
+    total_bytes=1,
+    done_bytes=0,
+    total_files=1,
+    done_files=0,
+    sessions=1,
+    is_counting=False,
+    current="",
+    notice={notice!r},
+)
+
+def copy_with(sources, destination, options, access, show, *, streams):
+    try:
+        for _ in range({lines}):
+            show(PROGRESS)
+        time.sleep(60)
+    except BaseException:
+        for _ in range(1000):
+            show(PROGRESS)
+        raise
+
+copying.copy_with = copy_with
+sys.exit(main(["cp", "--json", "file", "i-0123456789abcdef0:"]))
+"""
+
+
+def held(fd: int) -> int:
+    """Give how many bytes wait in a pipe."""
+    return int.from_bytes(fcntl.ioctl(fd, termios.FIONREAD, bytes(4)), sys.byteorder)
+
+
+@pytest.mark.parametrize("size", [100, 5000])
+@pytest.mark.parametrize("is_full", [True, False])
+@pytest.mark.parametrize("is_read", [True, False])
+def test_a_signal_ends_it_although_nobody_reads_its_json(size: int, is_full: bool, is_read: bool) -> None:
+    """In the middle of a write or between two of them; what is read afterwards is in full lines."""
+    lines = 100_000 if is_full else 5
+    program = COPYING.format(notice="x" * size, lines=lines)
+    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE) as process:
+        try:
+            assert process.stdout is not None
+            before, until = -1, time.monotonic() + 30
+            while not before == (now := held(process.stdout.fileno())) > 0:  # it stands still
+                assert time.monotonic() < until
+                before = now
+                time.sleep(0.2)
+            process.send_signal(signal.SIGTERM)
+            output = process.stdout.read() if is_read else b""
+            assert process.wait(10) == 143
+        finally:
+            process.kill()
+    told = [json.loads(line) for line in output.splitlines()]
+    assert {each["text"] for each in told} == ({"x" * size} if is_read else set())
+    assert len(told) > 1000 or not is_read
 
 
 class Terminal(io.StringIO):

@@ -110,21 +110,25 @@ def run(arguments: argparse.Namespace) -> int:
     streams = claim_streams() if is_used else (0, 1)
     try:
         # Around all of it: a signal may come while the rest of the program is imported, too.
-        with surroundings(arguments) as around, _stopping_at(ENDING_SIGNALS):
+        with surroundings(arguments) as around, _stopping_at(ENDING_SIGNALS) as has_come:
             _import_paramiko()
-            _copy(arguments, around, streams)
+            _copy(arguments, around, streams, has_come)
     except _Stopped as stopped:
         return EXIT_SIGNAL_BASE + stopped.number
     return 0
 
 
-def _copy(arguments: argparse.Namespace, around: Surroundings, streams: tuple[int, int]) -> None:
+def _copy(
+    arguments: argparse.Namespace, around: Surroundings, streams: tuple[int, int], is_ending: Callable[[], bool]
+) -> None:
     from ssm_proxy.api.copying import copy_with
     from ssm_proxy.cli.copy_display import make_display
 
     options = _options(arguments)
     quiet, as_json = arguments.quiet, arguments.json
-    with make_display(around.stderr, as_json=as_json, is_quiet=quiet, output=streams[1]) as display:
+    with make_display(
+        around.stderr, as_json=as_json, is_quiet=quiet, output=streams[1], is_ending=is_ending
+    ) as display:
         sources, destination, show = arguments.sources, arguments.destination, display.show
         access = _access(arguments, display.notify)
         try:
@@ -187,23 +191,30 @@ def _access(arguments: argparse.Namespace, notify: Callable[[str], None]) -> Acc
 
 
 @contextlib.contextmanager
-def _stopping_at(names: tuple[str, ...]) -> Iterator[None]:
+def _stopping_at(names: tuple[str, ...]) -> Iterator[Callable[[], bool]]:
     """End the block by an exception when one of these signals comes; those that follow are left alone.
 
     What is on its way is put in order then, which takes some seconds at most.
+
+    Yields:
+        Whether one has come.
     """
     numbers = [getattr(signal, name) for name in names if hasattr(signal, name)]
     # One that is ignored from the start stays so: nohup means it.
     numbers = [number for number in numbers if signal.getsignal(number) is not signal.SIG_IGN]
 
+    came = False
+
     def handle(number: int, _frame: FrameType | None) -> None:
+        nonlocal came
+        came = True
         for each in numbers:
             signal.signal(each, signal.SIG_IGN)
         raise _Stopped(number)
 
     before = {number: signal.signal(number, handle) for number in numbers}
     try:
-        yield
+        yield lambda: came
     finally:
         for number, handler in before.items():
             if signal.getsignal(number) is not signal.SIG_IGN:
