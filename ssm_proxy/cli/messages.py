@@ -10,10 +10,12 @@ Form: ``ssm-proxy: error: what happened``, then a line each for cause and hint; 
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import select
 import threading
+import time
 import traceback
 from queue import Full, Queue
 
@@ -27,6 +29,9 @@ SSH_CONFIG_LINES = """\
 MAX_QUEUED_LINES = 1000
 MAX_TEXT = 500
 FLUSH_TIMEOUT = 0.5
+LONGEST_FLUSH = 5.0
+_AT_ONCE = 4096
+_STEP_S = 0.05
 DEBUG_VARIABLE = "SSM_PROXY_DEBUG"
 _STDERR = 2
 
@@ -40,6 +45,7 @@ class StderrWriter:
         self._thread: threading.Thread | None = None
         self._starting = threading.Lock()
         self._dropped = 0
+        self._written_at = 0.0
 
     def write(self, line: str) -> None:
         """Queue a line, or several; the last newline is added."""
@@ -56,13 +62,24 @@ class StderrWriter:
             self._dropped += 1 + line.count("\n")
 
     def flush(self, timeout: float = FLUSH_TIMEOUT) -> None:
-        """Wait until all is written, but not longer than ``timeout`` seconds. Nothing may be written after it."""
-        if self._thread is not None:
-            try:
-                self._lines.put(None, timeout=timeout)
-            except Full:
+        """Wait until all is written. Nothing may be written after it.
+
+        Args:
+            timeout: seconds for a reader who takes nothing; one who is slow has ``LONGEST_FLUSH`` in all.
+        """
+        began = time.monotonic()
+        is_told = False
+        while self._thread is not None and self._thread.is_alive():
+            until = min(began + LONGEST_FLUSH, max(began, self._written_at) + timeout)
+            step = min(_STEP_S, until - time.monotonic())
+            if step <= 0:
                 return
-            self._thread.join(timeout)
+            if is_told:
+                self._thread.join(step)
+            else:
+                with contextlib.suppress(Full):
+                    self._lines.put(None, timeout=step)
+                    is_told = True
 
     def _run(self) -> None:
         # While ssh has the terminal in raw mode, a line feed alone does not go back to the first column.
@@ -71,7 +88,8 @@ class StderrWriter:
             data = (line.replace("\n", end) + end).encode("utf-8", "replace")
             while data:
                 try:
-                    data = data[os.write(self._fd, data) :]
+                    data = data[os.write(self._fd, data[:_AT_ONCE]) :]  # of a longer one no progress could be seen
+                    self._written_at = time.monotonic()
                 except BlockingIOError:  # ssh makes its standard error non-blocking, and it is ours as well
                     select.select([], [self._fd], [])
                 except OSError:  # closed, or its reader has gone: nobody is there to tell

@@ -138,6 +138,48 @@ class TestWriter:
             received += os.read(pipe[0], 65536)
         writer.flush()
 
+    def read_slowly(self, fd: int, is_over: threading.Event) -> tuple[threading.Thread, bytearray]:
+        """Read 4 KiB each hundredth of a second, as long as there is something."""
+        received = bytearray()
+
+        def read() -> None:
+            while not is_over.wait(0.01) and (data := os.read(fd, 4096)):
+                received.extend(data)
+
+        reader = threading.Thread(target=read)
+        reader.start()
+        return reader, received
+
+    def test_flush_waits_for_a_slow_reader(self, pipe: tuple[int, int]) -> None:
+        lines = [f"{number:099}" for number in range(3000)]
+        writer = StderrWriter(pipe[1])
+        writer.write("\n".join(lines[:2900]))  # one entry, which takes longer than the timeout
+        for line in lines[2900:]:
+            writer.write(line)
+        reader, received = self.read_slowly(pipe[0], threading.Event())
+        writer.flush(0.2)
+        os.close(pipe[1])
+        reader.join(DEADLINE)
+        assert received.decode().splitlines() == lines
+
+    def test_flush_does_not_wait_for_ever_for_a_slow_reader(
+        self, pipe: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("ssm_proxy.cli.messages.LONGEST_FLUSH", 0.3)
+        writer = StderrWriter(pipe[1])
+        writer.write("x" * 2_000_000)
+        is_over = threading.Event()
+        reader, received = self.read_slowly(pipe[0], is_over)
+        began = time.monotonic()
+        writer.flush()
+        assert 0.2 < time.monotonic() - began < 2
+        is_over.set()
+        reader.join(DEADLINE)
+        assert len(received) < 2_000_000
+        while len(received) < 2_000_001:
+            received.extend(os.read(pipe[0], 65536))
+        writer.flush()
+
     def test_a_standard_error_that_ssh_made_non_blocking(self, pipe: tuple[int, int]) -> None:
         os.set_blocking(pipe[1], False)
         writer = StderrWriter(pipe[1])
