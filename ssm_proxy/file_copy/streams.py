@@ -130,7 +130,8 @@ class FromInput:
 
     @property
     def size(self) -> int:
-        return self._position if self._has_ended else max(UNKNOWN_SIZE, self._position)
+        """What has come so far: it brings sessions as it grows, and a short one none but the first."""
+        return self._position
 
     def _read(self) -> None:
         """Read ahead. The thread is a daemon: nothing can end it while nobody writes."""
