@@ -29,7 +29,8 @@ class Connection(socket.socket):
       the node's program closes its side; if it is silent for 10 s instead, the session ends with a `TransportTimeout`,
       because what came may not be all.
     - ``ssl.SSLContext.wrap_socket`` takes the descriptor over. Closing the TLS socket ends the session; leaving the
-      ``with`` block of this object waits for that, and raises the error of a session that failed.
+      ``with`` block of this object waits for that, and raises the error of a session that failed; also instead of what
+      came of it above, an `OSError` (`ssl.SSLError` is one), `EOFError` or `http.client.HTTPException`.
 
     One thread may receive while another sends, as with any socket. After a fork only the parent's use of it counts.
     """
@@ -124,9 +125,10 @@ class Connection(socket.socket):
 
     def __exit__(self, *raised: Any) -> None:
         was_taken_over = self.fileno() < 0 and not self._is_ended
+        had_failed = self.error is not None  # what fails only now, while closing, explains nothing
         self.close()  # after ``detach`` too, which marks it as closed
-        if was_taken_over and raised[0] is None:  # nobody else could tell
-            self._raise_error()
+        if was_taken_over and (raised[0] is None or (had_failed and _may_come_of_an_end(raised[1]))):
+            self._raise_error()  # nobody else could tell; what is under way is its context
 
     _is_ended = False
 
@@ -146,3 +148,10 @@ class Connection(socket.socket):
         error = self.error
         if error is not None:
             raise error.with_traceback(None)
+
+
+def _may_come_of_an_end(raised: BaseException | None) -> bool:
+    """Whether an exception may be what a program above made of the end of its connection."""
+    from http.client import HTTPException
+
+    return isinstance(raised, OSError | EOFError | HTTPException)

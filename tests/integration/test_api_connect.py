@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import getpass
+import http.client
 import io
 import select
 import socket
@@ -292,6 +293,53 @@ def test_tls_cannot_hide_that_the_session_failed(own_service: Emulator, tmp_path
 
     with serving(serve) as port, pytest.raises(ssm_proxy.SessionEnded):
         use(port)
+
+
+def fail_in_handshake(context: ssl.SSLContext, plain: Connection) -> None:
+    context.wrap_socket(plain, server_hostname="localhost")
+
+
+def raise_other(error: type[Exception]) -> Callable[[ssl.SSLContext, Connection], None]:
+    """Make something that notices a refusal, and fails of something else."""
+
+    def use(context: ssl.SSLContext, plain: Connection) -> None:
+        with pytest.raises(OSError):  # an end, or a broken pipe
+            context.wrap_socket(plain, server_hostname="localhost")
+        raise error("what the program makes of it")
+
+    return use
+
+
+@pytest.mark.parametrize(
+    ("use", "raised"),
+    [
+        (fail_in_handshake, ssm_proxy.RemotePortRefused),
+        (raise_other(http.client.RemoteDisconnected), ssm_proxy.RemotePortRefused),
+        (raise_other(http.client.BadStatusLine), ssm_proxy.RemotePortRefused),
+        (raise_other(EOFError), ssm_proxy.RemotePortRefused),
+        (raise_other(ValueError), ValueError),
+    ],
+    ids=["handshake", "disconnected", "bad status", "end of file", "something else"],
+)
+def test_what_tls_makes_of_a_refused_port(
+    service: Emulator, use: Callable[[ssl.SSLContext, Connection], None], raised: type[Exception]
+) -> None:
+    with pytest.raises(raised) as caught, connect(free_port()) as plain:
+        use(ssl.create_default_context(), plain)
+    if raised is ssm_proxy.RemotePortRefused:
+        assert caught.value.__context__ is not None, "what the program had seen is still told"
+    assert open_sessions(service) == []
+
+
+def test_what_tls_itself_refuses_is_told(service: Emulator, tmp_path: Path) -> None:
+    server_context, _ = tls(tmp_path)
+
+    def serve(plain: socket.socket) -> None:
+        with contextlib.suppress(ssl.SSLError), server_context.wrap_socket(plain, server_side=True):
+            pass
+
+    with serving(serve) as port, pytest.raises(ssl.SSLCertVerificationError), connect(port) as connection:
+        fail_in_handshake(ssl.create_default_context(), connection)
 
 
 # --- failures ---------------------------------------------------------------------------------------------------------

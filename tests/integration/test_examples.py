@@ -91,9 +91,11 @@ def test_connect_tls(user: User, tmp_path: Path) -> None:
         assert run(user, "connect_tls.py", EMBEDDED, str(port), authority) == (0, "200 all is well\n", "")
     with web_server() as port:
         assert run(user, "connect_tls.py", EMBEDDED, str(port)) == (0, "200 all is well\n", "")
-    status, output, errors = run(user, "connect_tls.py", EMBEDDED, str(free_port()))
-    assert (status, output) == (10, "")
-    assert "connection refused" in errors
+    for ca_file in ([], [authority]):
+        status, output, errors = run(user, "connect_tls.py", EMBEDDED, str(free_port()), *ca_file)
+        assert (status, output) == (10, "")
+        assert "connection refused" in errors
+        assert len(errors.splitlines()) == 1
 
 
 def test_asyncio_client(user: User) -> None:
