@@ -35,7 +35,7 @@ QUICK = Patience(connect_timeout=1.0, read_timeout=1.5, attempts=2)
 """For TerminateSession: a dying process waits for it."""
 PROMPT = Patience(connect_timeout=3.0, read_timeout=4.0, attempts=3)
 """For data keys: the agent waits 15 s for the answer that they are part of. For tags, which are not everything."""
-DEFAULT_ATTEMPTS = 6
+_DEFAULT_ATTEMPTS = 6
 _SERVICES = frozenset({"ssm", "ecs", "kms", "sts", "sso", "sso-oidc", "signin", "resource-groups-tagging-api"})
 """Those that are ever called: Systems Manager, ECS for names of tasks, KMS, what the credential providers need, and the
 tags of nodes."""
@@ -103,6 +103,21 @@ class BotocoreSession:
             for client in self._clients.values():
                 client.close()
 
+    @property
+    def has_chosen_attempts(self) -> bool:
+        """Whether the user has set a number of attempts: in the environment, the profile, or the session."""
+        from botocore.configprovider import ConfigChainFactory
+
+        defaults = self._session.get_default_client_config()
+        retries = getattr(defaults, "retries", None) or {}
+        if "total_max_attempts" in retries or "max_attempts" in retries:
+            return True
+        # Not the session's own variable, which has a default if the session is ours.
+        chain = ConfigChainFactory(session=self._session).create_config_chain(
+            instance_name="max_attempts", env_var_names="AWS_MAX_ATTEMPTS", config_property_names="max_attempts"
+        )
+        return chain.provide() is not None
+
     def signing_region(self) -> str:
         """Give the region that signatures name; ``fips-`` and ``-fips`` in a region's name are not part of it."""
         region: str = self.client().meta.region_name
@@ -152,11 +167,9 @@ class BotocoreSession:
         region = self._configured_region()
         if region is None:
             raise no_region()
-        config = Config(
-            connect_timeout=patience.connect_timeout,
-            read_timeout=patience.read_timeout,
-            retries=None if patience.attempts is None else {"total_max_attempts": patience.attempts},
-        )
+        config = Config(connect_timeout=patience.connect_timeout, read_timeout=patience.read_timeout)
+        if patience.attempts is not None:  # None would replace what a session from outside has as its default
+            config = config.merge(Config(retries={"total_max_attempts": patience.attempts}))
         endpoint_url = self._endpoint_url if service == "ssm" else None
         return self._session.create_client(service, region_name=region, endpoint_url=endpoint_url, config=config)
 
@@ -175,7 +188,7 @@ def _create_session(profile: str | None, region: str | None) -> Session:
             "region": ("region", ["AWS_REGION", "AWS_DEFAULT_REGION"], None, None),
             # Defaults only: the environment and the profile still decide.
             "retry_mode": ("retry_mode", "AWS_RETRY_MODE", "standard", None),
-            "max_attempts": ("max_attempts", "AWS_MAX_ATTEMPTS", DEFAULT_ATTEMPTS, int),
+            "max_attempts": ("max_attempts", "AWS_MAX_ATTEMPTS", _DEFAULT_ATTEMPTS, int),
         },
     )
     _register_handlers(session)

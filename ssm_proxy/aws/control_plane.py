@@ -318,7 +318,9 @@ class BotocoreControlPlane:
         with self._lock:
             if self._budget is None or self._budget[0] is not client:
                 scope = (account, str(client.meta.region_name), str(client.meta.endpoint_url))
-                self._budget = (client, StartBudget(scope, self._notify))
+                # Whoever has chosen a number of attempts wants that one.
+                repeats = not session.has_chosen_attempts
+                self._budget = (client, StartBudget(scope, self._notify, repeats=repeats))
                 self._budget[1].register(client)
                 client.meta.events.register_last("before-send.ssm.StartSession", self._before_send)
             return self._budget[1]

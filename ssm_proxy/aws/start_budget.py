@@ -18,7 +18,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
-from ssm_proxy.aws.botocore_session import DEFAULT_ATTEMPTS
 from ssm_proxy.aws.service_errors import is_throttling
 from ssm_proxy.errors import SessionEnded, Throttled
 
@@ -67,12 +66,13 @@ class StartBudget:
     Args:
         scope: what has a limit of its own: account, region, endpoint.
         notify: shows a person one line.
+        repeats: whether refused calls are repeated for as long as `PATIENCE`; else botocore's attempts are all.
     """
 
-    def __init__(self, scope: tuple[str, ...], notify: Callable[[str], None]) -> None:
+    def __init__(self, scope: tuple[str, ...], notify: Callable[[str], None], *, repeats: bool) -> None:
         self._notify = notify
         self._told_at: float | None = None
-        self._repeats = True
+        self._repeats = repeats
         self._current = threading.local()
         folder = _folder()
         name = hashlib.sha256("\n".join(scope).encode()).hexdigest()[:16]
@@ -81,8 +81,6 @@ class StartBudget:
 
     def register(self, client: Any) -> None:
         """Have this asked by a botocore client."""
-        # Whoever has chosen a number of attempts wants that one.
-        self._repeats = (client.meta.config.retries or {}).get("total_max_attempts") == DEFAULT_ATTEMPTS
         events = client.meta.events
         # Before the signature, which would grow too old.
         events.register("before-sign.ssm.StartSession", self._before_sign)

@@ -8,9 +8,12 @@ import sys
 import time
 from pathlib import Path
 
+import boto3
 import pytest
-from nodes import EMBEDDED, MakeUser, StartEmulator, User, ending
+from nodes import EMBEDDED, BecomeUser, MakeUser, StartEmulator, User, ending
 
+import ssm_proxy
+from ssm_proxy.aws import start_rate
 from ssm_proxy.aws.start_rate import first_pace, from_text, to_text
 from ssm_proxy.emulator import Emulator, Faults
 
@@ -123,3 +126,17 @@ def test_a_tunnel_that_waited_for_its_turn(throttled: tuple[Emulator, User]) -> 
         write_queue(user, length=9, rate=100)
         status, errors = ending(ssh, 30)
     assert (status, errors) == (0, "")
+
+
+def test_a_session_of_boto3_waits_for_its_turn_too(
+    start_emulator: StartEmulator, become_user: BecomeUser, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Its default number of attempts is another, but nobody has chosen it."""
+    emulator = start_emulator(faults=Faults(throttle_start=7))
+    become_user(emulator)
+    monkeypatch.setenv("XDG_RUNTIME_DIR", "")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(start_rate, "FIRST_RATE", 20.0)
+    with ssm_proxy.connect(EMBEDDED, session=boto3.Session()) as connection:
+        assert connection.recv(4) == b"SSH-"
+    assert refused(emulator) == 7

@@ -12,8 +12,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import boto3
 import pytest
-from aws_service import SESSION, Answer, Service, clear_environment, error, running
+from aws_service import SESSION, Answer, Service, clear_environment, error, running, write_config
+from botocore.config import Config
 
 from ssm_proxy.aws import start_budget, start_rate
 from ssm_proxy.aws.control_plane import BotocoreControlPlane, StartedSession
@@ -133,14 +135,62 @@ def test_it_is_repeated_more_often_than_other_failures(home: Path) -> None:
         assert len(service.requests) == 10
 
 
-@pytest.mark.parametrize("attempts", [1, 2])
-def test_who_has_chosen_the_number_of_attempts_gets_that(home: Path, monkeypatch: Any, attempts: int) -> None:
+@pytest.mark.parametrize("mode", ["legacy", "standard"])
+def test_so_it_is_with_a_session_of_boto3_whose_default_is_another(home: Path, monkeypatch: Any, mode: str) -> None:
+    monkeypatch.setenv("AWS_RETRY_MODE", mode)
+    with running(*[REFUSED] * 9, STARTED) as service:
+        start(plane(service, botocore_session=boto3.Session()._session))
+        assert len(service.requests) == 10
+
+
+def by_environment(home: Path, monkeypatch: Any, attempts: int) -> boto3.Session:
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", str(attempts))
-    with running(REFUSED) as service:
-        with pytest.raises(Throttled, match=f"throttled, also at attempt {attempts}"):
-            start(plane(service))
-        assert len(service.requests) == attempts
-    assert state_file(home).exists(), "the others are told all the same"
+    return boto3.Session()
+
+
+def by_profile(home: Path, monkeypatch: Any, attempts: int) -> boto3.Session:
+    write_config(home, config=f"[default]\nmax_attempts={attempts}\n")
+    return boto3.Session()
+
+
+def by_client_config(home: Path, monkeypatch: Any, attempts: int) -> boto3.Session:
+    session = boto3.Session()
+    session._session.set_default_client_config(Config(retries={"total_max_attempts": attempts}))
+    return session
+
+
+def by_retries_of_client_config(home: Path, monkeypatch: Any, attempts: int) -> boto3.Session:
+    session = boto3.Session()
+    session._session.set_default_client_config(Config(retries={"max_attempts": attempts - 1}))
+    return session
+
+
+def by_session_variable(home: Path, monkeypatch: Any, attempts: int) -> boto3.Session:
+    session = boto3.Session()
+    session._session.set_config_variable("max_attempts", attempts)
+    return session
+
+
+BY_MEANS = [by_environment, by_profile, by_client_config, by_retries_of_client_config, by_session_variable]
+
+
+@pytest.mark.parametrize("attempts", [1, 2, 6])
+@pytest.mark.parametrize("choose", BY_MEANS)
+def test_who_has_chosen_the_number_of_attempts_gets_that(
+    home: Path, monkeypatch: Any, choose: Callable[[Path, Any, int], boto3.Session], attempts: int
+) -> None:
+    monkeypatch.setattr("time.sleep", lambda _: None)  # botocore's pauses
+    monkeypatch.setattr(start_budget, "PATIENCE", 5.0)
+    session = choose(home, monkeypatch, attempts)
+    options = [{"botocore_session": session._session}]
+    if choose in (by_environment, by_profile):
+        options.append({})
+    for each in options:
+        with running(REFUSED) as service:
+            with pytest.raises(Throttled, match=f"throttled, also at attempt {attempts}"):
+                start(plane(service, **each))
+            assert len(service.requests) == attempts
+    assert len(state_files(home)) == len(options), "the others are told all the same"
 
 
 def test_it_ends_with_an_error_that_says_how_many_are_before(home: Path, monkeypatch: Any) -> None:
