@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 from typing import TYPE_CHECKING
 
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 
 STREAM_LIMIT = 64 * 1024
 """That of asyncio itself."""
+_READ_BYTES = 64 * 1024
 
 
 async def open_connection(
@@ -36,7 +38,9 @@ async def open_connection(
     The loop goes on meanwhile; a task that is cancelled ends the session. Use the pair in this loop only.
 
     The reader raises the error of a session that failed after all bytes that came were read, where a plain one would
-    report the end; `StreamWriter.drain` raises it too. `StreamWriter.write_eof` is ``shutdown(SHUT_WR)`` of
+    report the end; `StreamWriter.drain` raises it too. What a read had taken that was to get more, to the end, a line
+    or a number of bytes, is in the `asyncio.IncompleteReadError` that is the error's ``__context__``. A write after the
+    end of the session takes nothing from the reader. `StreamWriter.write_eof` is ``shutdown(SHUT_WR)`` of
     `Connection`, with its limits. `StreamWriter.close` ends the session, which goes on in a thread for a moment.
 
     Args:
@@ -80,7 +84,7 @@ async def _streams(
     end: socket.socket, thread: SessionThread, limit: int
 ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
     loop = asyncio.get_running_loop()
-    reader = _Reader(thread, limit=limit, loop=loop)
+    reader = _Reader(thread, end, limit=limit, loop=loop)
     protocol = _Protocol(thread, reader, loop=loop)
     if hasattr(socket, "AF_UNIX") and end.family == socket.AF_UNIX:
         transport, _ = await loop.create_unix_connection(lambda: protocol, sock=end)
@@ -90,19 +94,67 @@ async def _streams(
 
 
 class _Reader(asyncio.StreamReader):
-    """A reader for which the end of a session that failed is no end, but its error."""
+    """A reader for which the end of a session that failed is no end, but its error.
 
-    def __init__(self, session: SessionThread, *, limit: int, loop: asyncio.AbstractEventLoop) -> None:
+    Args:
+        session: what it reads from.
+        end: the socket that the transport reads from.
+        limit: of the buffer.
+        loop: the one that runs.
+    """
+
+    def __init__(
+        self, session: SessionThread, end: socket.socket, *, limit: int, loop: asyncio.AbstractEventLoop
+    ) -> None:
         super().__init__(limit=limit, loop=loop)
         self._session = session
+        self._end = end
+        self._lost: BaseException | None = None
+        self._taking: asyncio.Task[None] | None = None
 
     def exception(self) -> BaseException | None:  # type: ignore[override]
         """Give the error; the writer's ``drain`` asks for it."""
-        return super().exception() or self._session.error
+        return self._session.error or self._lost
+
+    def set_exception(self, exc: BaseException) -> None:
+        """Take note that the transport is lost: it has failed to write, but what came before that is still to be read.
+
+        That is what the socket holds, and what the session could not hand over yet; no more, as the session is over.
+        """
+        if not isinstance(exc, BrokenPipeError):  # that is the writer's matter; the server may just have closed
+            self._lost = exc
+        try:
+            rest = self._end.dup()  # the transport closes its own
+        except OSError:
+            self.feed_eof()
+            return
+        self._taking = asyncio.get_running_loop().create_task(self._take(rest))
+
+    async def _take(self, rest: socket.socket) -> None:
+        loop = asyncio.get_running_loop()
+        try:
+            with rest, contextlib.suppress(OSError):
+                while data := await loop.sock_recv(rest, _READ_BYTES):
+                    self.feed_data(data)
+        finally:
+            self.feed_eof()
 
     async def read(self, n: int = -1) -> bytes:
+        if n < 0:
+            return await self._read_all()
         data = await super().read(n)
         if not data and n:
+            self._raise_error()
+        return data
+
+    async def _read_all(self) -> bytes:
+        pieces = []
+        while piece := await super().read(_READ_BYTES):
+            pieces.append(piece)
+        data = b"".join(pieces)
+        try:
+            raise asyncio.IncompleteReadError(data, None)
+        except asyncio.IncompleteReadError:  # the context of the error, if there is one
             self._raise_error()
         return data
 
@@ -121,7 +173,7 @@ class _Reader(asyncio.StreamReader):
             raise
 
     def _raise_error(self) -> None:
-        error = self._session.error
+        error = self.exception()
         if error is not None:
             raise error.with_traceback(None)
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import gc
 import socket
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from random import Random
 from typing import TypeVar
 
@@ -14,6 +16,7 @@ from nodes import EMBEDDED, MIB, BecomeUser, StartEmulator, free_port, open_sess
 
 import ssm_proxy
 from ssm_proxy.emulator import Emulator, Faults
+from ssm_proxy.transport.socket_stream import SocketStream
 
 pytestmark = pytest.mark.integration
 DATA = Random(6).randbytes(2 * MIB)
@@ -134,6 +137,127 @@ def test_a_session_that_fails_is_no_end(
             await writer.drain()
 
     on_node(work)
+
+
+def kill_sessions(emulator: Emulator) -> None:
+    """End all sessions for good, without a word."""
+    emulator.set_faults(Faults(refuse_resume="gone"))
+    emulator.drop_connections()
+
+
+SIZE = 400_000
+"""More than the pair of sockets holds: the rest is handed over after the end."""
+
+
+async def fail_to_write(writer: asyncio.StreamWriter) -> None:
+    """Write until nobody takes it any more."""
+    while not writer.transport.is_closing():
+        writer.write(b"x")
+        await asyncio.sleep(0.01)
+    await asyncio.sleep(0)  # until the protocol knows
+
+
+async def read_some(reader: asyncio.StreamReader) -> bytes:
+    """Read slowly, until there is an end or an error."""
+    data = bytearray()
+    with contextlib.suppress(ssm_proxy.SsmProxyError):
+        while piece := await reader.read(10_000):
+            data += piece
+            await asyncio.sleep(0)
+    return bytes(data)
+
+
+@pytest.fixture
+def came(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many bytes have come, each time some have."""
+    counts: list[int] = []
+    take = SocketStream.output
+
+    def counted(self: SocketStream, pieces: Sequence[bytes], now: float) -> None:
+        take(self, pieces, now)
+        counts.append(self.output_bytes)
+
+    monkeypatch.setattr(SocketStream, "output", counted)
+    return counts
+
+
+@pytest.mark.parametrize("read", list(READERS.values())[1:], ids=list(READERS)[1:])
+def test_what_was_to_get_more_is_in_the_error(
+    service: Emulator, came: list[int], read: Callable[[asyncio.StreamReader], Awaitable[bytes]]
+) -> None:
+    async def work(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"half a line")
+        reading = asyncio.ensure_future(read(reader))
+        while not came or came[-1] < 11:
+            await asyncio.sleep(0.01)
+        kill_sessions(service)
+        with pytest.raises(ssm_proxy.SessionEnded) as caught:
+            await reading
+        context = caught.value.__context__
+        assert isinstance(context, asyncio.IncompleteReadError)
+        assert context.partial == b"half a line"
+
+    on_node(work)
+
+
+@pytest.mark.parametrize("way", ["read", "read to the end", "readexactly"])
+def test_a_write_after_the_failure_takes_nothing_from_the_reader(
+    service: Emulator, came: list[int], caplog: pytest.LogCaptureFixture, way: str
+) -> None:
+    def serve(server: socket.socket) -> None:
+        server.sendall(DATA[:SIZE])
+        server.recv(1)
+
+    async def work(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while not came or came[-1] < SIZE:
+            await asyncio.sleep(0.01)
+        kill_sessions(service)
+        while reader.exception() is None:
+            await asyncio.sleep(0.01)
+        await fail_to_write(writer)
+        if way == "read":
+            assert await read_some(reader) == DATA[:SIZE]
+        elif way == "readexactly":
+            assert await reader.readexactly(SIZE) == DATA[:SIZE]
+        with pytest.raises(ssm_proxy.SessionEnded) as caught:
+            await reader.read()
+        assert isinstance(caught.value.__context__, asyncio.IncompleteReadError)
+        assert caught.value.__context__.partial == (DATA[:SIZE] if way == "read to the end" else b"")
+        assert reader.at_eof()
+        with pytest.raises(ssm_proxy.SessionEnded):
+            await writer.drain()
+        with pytest.raises(ssm_proxy.SessionEnded):
+            await writer.wait_closed()
+
+    on_node(work, serve)
+    assert [record for record in caplog.records if record.name == "asyncio" and record.levelname == "ERROR"] == []
+
+
+def test_a_write_after_the_server_has_closed_takes_nothing_from_the_reader(service: Emulator, came: list[int]) -> None:
+    async def work(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bytes:
+        while not came or came[-1] < SIZE:
+            await asyncio.sleep(0.01)
+        await fail_to_write(writer)
+        with pytest.raises(ConnectionError):
+            await writer.drain()
+        return await reader.read()
+
+    assert on_node(work, lambda server: server.sendall(DATA[:SIZE])) == DATA[:SIZE]
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_loop_that_ends_before_the_rest_was_taken(
+    service: Emulator, came: list[int], caplog: pytest.LogCaptureFixture
+) -> None:
+    async def work(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while not came or came[-1] < SIZE:
+            await asyncio.sleep(0.01)
+        kill_sessions(service)
+        await fail_to_write(writer)
+
+    on_node(work, lambda server: [server.sendall(DATA[:SIZE]), server.recv(1)])
+    gc.collect()
+    assert [record for record in caplog.records if record.name == "asyncio" and record.levelname == "ERROR"] == []
 
 
 def test_lines_do_not_end_where_the_session_failed(service: Emulator) -> None:
