@@ -17,7 +17,7 @@ from datetime import date
 from pathlib import Path
 
 from bench import frames, pages
-from bench.copies import CopyAmount, measure_copies, summary
+from bench.copies import SCALING_PACE, CopyAmount, measure_copies, summary
 from bench.forwarding import measure_forwarding
 from bench.idle import measure_idle
 from bench.lab import Lab
@@ -160,14 +160,22 @@ def run(arguments: argparse.Namespace, amount: Amount) -> None:
         }
         print(json.dumps(values, indent=1))
     else:
-        print("\n\n".join([table(rows), *([stage_table(stages)] if stages else []), footer(amount, load)]))
+        print(
+            "\n\n".join(
+                [
+                    table(rows),
+                    *([stage_table(stages)] if stages else []),
+                    footer(f"{amount.size_mib} MiB each way", load),
+                ]
+            )
+        )
     if arguments.update_docs:
         update_pages(of_part, stages, amount, load)
 
 
 def update_pages(of_part: Mapping[str, list[Row]], stages: list[Stage], amount: Amount, load: float) -> None:
     """Write what was measured into the pages."""
-    notes = footer(amount, load)
+    notes = footer(f"{amount.size_mib} MiB each way", load)
     if "transfers" in of_part:
         rows = [row for name, part in of_part.items() if name not in OWN_PAGE for row in part]
         print("bench: frames", file=sys.stderr)
@@ -175,14 +183,18 @@ def update_pages(of_part: Mapping[str, list[Row]], stages: list[Stage], amount: 
         contents = {"bench": f"{table(rows)}\n\n{notes}", "stages": stage_table(stages), "frames": frames.table()}
         pages.update(pages.PAGE, contents)
     if "playbook" in of_part:
-        pages.update(pages.ANSIBLE, {"ansible": f"{table(of_part['playbook'])}\n\n{notes}"})
+        pages.update(
+            pages.ANSIBLE, {"ansible": f"{table(of_part['playbook'])}\n\n{footer(f'{amount.plays} rounds', load)}"}
+        )
     if "copies" in of_part:
+        copies = amount.copies
+        notes = footer(f"{copies.size_mib} MiB ({copies.scaling_mib} MiB at the {SCALING_PACE} pace)", load)
         pages.update(pages.COPYING, {"copies": f"{table(of_part['copies'])}\n\n{notes}"})
         pages.update(pages.README, {"copy-speed": summary(of_part["copies"], amount.copies)})
 
 
-def footer(amount: Amount, load: float) -> str:
-    return f"{date.today()}, {amount.size_mib} MiB each way, {machine()}, load average at the start {load:.1f}"
+def footer(what: str, load: float) -> str:
+    return f"{date.today()}, {what}, {machine()}, load average at the start {load:.1f}"
 
 
 def machine() -> str:
