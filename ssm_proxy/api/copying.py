@@ -6,6 +6,7 @@ import contextlib
 import os
 import pathlib
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from itertools import groupby
 from typing import TYPE_CHECKING
 
@@ -171,19 +172,18 @@ def _nothing_of(
     failures = [FileOutcome(source=each.shown, target=to.shown, state=FileState.FAILED, error=text) for each in froms]
     result = CopyResult(copied_bytes=0, total_bytes=0, files=0, unchanged=0, failures=failures, seconds=0.0, sessions=0)
     if progress is not None:
+        now = Progress(
+            total_bytes=0,
+            done_bytes=0,
+            total_files=len(failures),
+            done_files=len(failures),
+            sessions=0,
+            is_counting=False,
+            current=failures[-1].source,
+        )
         for failure in failures:
-            progress(
-                Progress(
-                    total_bytes=0,
-                    done_bytes=0,
-                    total_files=len(failures),
-                    done_files=len(failures),
-                    sessions=0,
-                    is_counting=False,
-                    current=failure.source,
-                    outcome=failure,
-                )
-            )
+            progress(replace(now, outcome=failure))
+        progress(replace(now, notice=f"{froms[0].host}: {error.hint}" if error.hint else None))
     return result
 
 

@@ -15,8 +15,6 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import Final, Protocol
 
-from ssm_proxy.file_copy.values import FileError
-
 MIB: Final = 1024 * 1024
 SMALLEST_BLOCK: Final = MIB
 MOST_BLOCKS: Final = 128
@@ -29,7 +27,6 @@ _PICK: Final = (
     'elif command -v openssl >/dev/null 2>&1; then h="openssl dgst -sha256 -r"; '
     "else exit 90; fi; "
 )
-_UNREADABLE: Final = 91
 _PATH: Final = 'p=$(printf "%b_" "$1"); p=${p%_}; [ -r "$p" ] || exit 91; '
 # By the MiB: dd takes as much memory as what it reads at once.
 _BLOCKS: Final = (
@@ -71,17 +68,11 @@ def block_bytes(size: int) -> int:
 
 
 def node_blocks(shell: Shell, path: bytes, size: int, *, block: int | None = None) -> list[bytes] | None:
-    """Give the digest of each block of the first ``size`` bytes of a file on the node; None if it cannot be told.
-
-    Raises:
-        FileError: there is no such file, or nobody may read it.
-    """
+    """Give the digest of each block of the first ``size`` bytes of a file on the node; None if it cannot be told."""
     block = block or block_bytes(size)
     whole, rest = divmod(size, block)
     command = f"sh -c '{_BLOCKS}' ssm-proxy '{_octal(path)}' {block // MIB} {whole} {rest}"
     answer = shell.run(command, b"")
-    if answer is not None and answer[0] == _UNREADABLE:
-        raise FileError("it is not there any more on the node, or cannot be read")
     if answer is None or answer[0] != 0:
         return None
     digests = [_digest(line) for line in answer[1].splitlines()]

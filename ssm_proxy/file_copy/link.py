@@ -75,6 +75,7 @@ class Link:
         """When the node last said something, or there was nothing to hear."""
         self.answered_at = time.monotonic()
         """When it last said something."""
+        self._is_probed = False
         self._turned_at = time.monotonic()
         self._thread = threading.Thread(target=self._run, name="ssm-proxy copy", daemon=True)
 
@@ -97,6 +98,10 @@ class Link:
     def cut(self) -> None:
         """Close the connection: it stands still while others do not."""
         self.client.close()
+
+    def probe(self) -> None:
+        """Ask the node for anything as soon as there is nothing else to do; ``answered_at`` tells of its answer."""
+        self._is_probed = True
 
     @property
     def stands_still(self) -> bool:
@@ -146,10 +151,18 @@ class Link:
                 self.heard_at = now
                 if not self.transport.is_active():
                     raise lost(self.transport)
-                self._board.wait_for_work(0.1)
+                if self._is_probed:
+                    self._is_probed = False
+                    self.sftp.start(self._ask(), lambda _error: None)
+                else:
+                    self._board.wait_for_work(0.1)
             elif move(self.transport, channel, self.sftp):
                 self.heard_at = self.answered_at = time.monotonic()
         self._clean_up(channel)
+
+    async def _ask(self) -> None:
+        with contextlib.suppress(SftpStatus):
+            await self.sftp.real_path(b".")
 
     def _take_work(self, now: float) -> None:
         limit = self._limit(now)

@@ -150,19 +150,23 @@ class Pool:
             links = list(self._links)
         if not links:
             return
-        latest = max(link.heard_at for link in links)
-        answered = max(link.answered_at for link in links)  # idle links do not show that the network works
+        answered = max(link.answered_at for link in links)
         for link in links:
             silent = now - link.heard_at
-            if silent > STANDS_STILL_S and link.stands_still and now - answered < ALIVE_WITHIN_S:
+            if silent <= STANDS_STILL_S or not link.stands_still:
+                continue
+            if now - answered < ALIVE_WITHIN_S:
                 logger.info("a session stands still for %.0f s and is replaced", silent)
                 link.cut()
-        if now - latest > NOTHING_MOVES_S and all(link.stands_still for link in links):
-            raise TransportTimeout(
-                "the node answers nothing any more",
-                cause=f"no session has received anything for {NOTHING_MOVES_S / 60:.0f} minutes",
-                hint="run it again with --resume when the node answers",
-            )
+            elif silent > NOTHING_MOVES_S:
+                raise TransportTimeout(
+                    "the node answers nothing any more",
+                    cause=f"no session has received anything for {NOTHING_MOVES_S / 60:.0f} minutes",
+                    hint="run it again with --resume when the node answers",
+                )
+            else:  # whether it is this one alone, or the network, those tell that have nothing to do
+                for other in links:
+                    other.probe()
 
     # --- threads ----------------------------------------------------------------------------------------------------
 

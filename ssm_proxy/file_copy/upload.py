@@ -57,6 +57,7 @@ class Upload(RegularFile):
         self._phase = _Phase.WRITING
         self._bad: list[Range] = []
         self._is_claimed = False
+        self._is_written = False
         self._rename_sent = False
 
     may_be_written_late = True
@@ -189,10 +190,7 @@ class Upload(RegularFile):
             return False
         if self._existing is not None and self._existing.attributes.size == size:
             ours = InBackground(lambda: local_blocks(source, size))
-            try:
-                theirs = node_blocks(link.shell, self._target, size)
-            except FileError:  # it may be written, but not read
-                theirs = []
+            theirs = node_blocks(link.shell, self._target, size)
             if theirs is None:
                 self._context.no_shell()
                 return False
@@ -305,7 +303,9 @@ class Upload(RegularFile):
                 self._context.notice(
                     f"{self.shown_source} grew while it was read; its first {self._size} bytes were copied"
                 )
-        await check_written(sftp, self._part)
+        if not self._is_written:  # not again by another link: it may be read-only by then
+            await check_written(sftp, self._part)
+            self._is_written = True
         if self._existing is not None:
             with contextlib.suppress(SftpStatus):
                 await sftp.setstat(self._part, Attributes(owner=self._existing.attributes.owner))

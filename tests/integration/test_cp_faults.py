@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import signal
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -238,6 +239,37 @@ def test_fewer_sessions_rather_than_none(
     assert 1 <= result.sessions < 8
     assert any("no more can be opened" in notice for notice in copier.notices)
     copier.emulator.set_faults(Faults())
+
+
+def test_a_session_that_stands_still_is_replaced_when_all_others_are_done(
+    make_copier: Callable[..., Copier], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pool, "STANDS_STILL_S", 4.0)  # later than others do its ranges as well
+    monkeypatch.setattr(pool, "ALIVE_WITHIN_S", 0.7)
+    copier = make_copier()
+    here, there = tmp_path / "here", tmp_path / "there"
+    here.write_bytes(os.urandom(SIZE))
+    stopped: list[int] = []
+
+    def stop_one() -> None:
+        stopped.append(next(servers_with_files_in(tmp_path)))
+        os.kill(stopped[0], signal.SIGSTOP)
+
+    try:
+        copier(here, f"{REAL}:{there}", when_begun=stop_one)
+    finally:
+        for pid in stopped:
+            os.kill(pid, signal.SIGKILL)
+    assert checksum(there) == checksum(here)
+
+
+def servers_with_files_in(folder: Path) -> Iterator[int]:
+    """Give the processes of sshd, which has SFTP in itself, that have files below a folder open."""
+    for process in Path("/proc").iterdir():
+        with contextlib.suppress(OSError):  # of another user, or it has just ended
+            is_sshd = process.name.isdigit() and b"sshd" in (process / "cmdline").read_bytes()
+            if is_sshd and any(os.readlink(fd).startswith(f"{folder}/") for fd in (process / "fd").iterdir()):
+                yield int(process.name)
 
 
 def test_sessions_are_not_opened_in_a_burst(

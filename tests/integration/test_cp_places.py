@@ -108,6 +108,7 @@ def test_a_node_of_several_that_cannot_be_reached_does_not_stop_the_others(
     status, _, errors = real.run(gone, there[0], back)
     assert status == 11
     assert re.search(rf"^ssm-proxy: {gone}: .* is not connected", errors, re.MULTILINE)
+    assert re.search(r"^ssm-proxy: i-0ffffffffffffffff: check that region and account", errors, re.MULTILINE)
     assert re.search(r"^copied 1 file, .*; 1 file not copied$", errors, re.MULTILINE)
     with pytest.raises(TargetNotConnected):
         real.copy([gone, "i-0eeeeeeeeeeeeeeee:/gone"], back)

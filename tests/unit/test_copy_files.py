@@ -6,7 +6,6 @@ import errno
 import fcntl
 import hashlib
 import os
-import re
 import stat
 import subprocess
 import time
@@ -264,23 +263,6 @@ def test_a_part_that_cannot_be_compared_is_left(client: Client, tmp_path: Path, 
     assert copy.context.parts == set()
 
 
-def test_what_may_be_written_but_not_read_is_replaced(client: Client, tmp_path: Path) -> None:
-    class Unreadable(Shell):
-        def run(self, command: str, data: bytes) -> tuple[int, bytes] | None:
-            return (91, b"") if os.fsdecode(copy.job.file.target) in _paths(command) else super().run(command, data)
-
-    copy = Copy(client, tmp_path, content(LARGE), kind=Upload, shell=Unreadable(), resume=True)
-    copy.target.write_bytes(content(LARGE))
-    assert copy.run().state is FileState.COPIED
-    assert copy.target.read_bytes() == copy.source.read_bytes()
-
-
-def _paths(command: str) -> list[str]:
-    """Give the words of a command that are paths in octal."""
-    words = re.findall(r"'((?:\\0[0-7]{3})+)'", command)
-    return [bytes(int(each, 8) for each in word.split("\\0")[1:]).decode() for word in words]
-
-
 @BOTH
 def test_a_small_file_that_has_become_large_is_copied_in_ranges(client: Client, tmp_path: Path, kind: type) -> None:
     for before in (b"", b"small"):
@@ -463,6 +445,7 @@ def test_a_link_lost_while_it_renamed_has_put_the_file_in_place(client: Client, 
     copy.job._rename_sent = True  # but it was not done
     client.run(copy.job.finish(copy.link))
     assert copy.target.read_bytes() == copy.source.read_bytes()
+    assert copy.job._is_written, "it is not opened again: it may be read-only by now"
     client.run(copy.job.finish(copy.link))  # it was
     assert copy.context.parts == set()
 

@@ -8,11 +8,18 @@ from typing import Any
 
 import pytest
 
-from ssm_proxy.errors import SsmProxyError, TransportClosed
+from ssm_proxy.errors import SsmProxyError, TransportClosed, TransportTimeout
 from ssm_proxy.file_copy import pool as module
 from ssm_proxy.file_copy.board import Board, Range
 from ssm_proxy.file_copy.context import Context
-from ssm_proxy.file_copy.pool import ALIVE_WITHIN_S, FAILURES_IN_A_ROW, OPENED_AT_ONCE, STANDS_STILL_S, Pool
+from ssm_proxy.file_copy.pool import (
+    ALIVE_WITHIN_S,
+    FAILURES_IN_A_ROW,
+    NOTHING_MOVES_S,
+    OPENED_AT_ONCE,
+    STANDS_STILL_S,
+    Pool,
+)
 from ssm_proxy.file_copy.values import CopyOptions
 
 GIVEN_UP_WITHIN = 20.0
@@ -44,10 +51,14 @@ class FakeLink:
         self.heard_at = self.answered_at = time.monotonic()
         self.stands_still = True
         self.is_cut = False
+        self.is_probed = False
         self.was_seen = False
 
     def start(self) -> None:
         self.was_seen = not self.client._lock.locked()
+
+    def probe(self) -> None:
+        self.is_probed = True
 
     def cut(self) -> None:
         self.is_cut = True
@@ -125,18 +136,29 @@ def test_one_is_tried_when_none_works_and_given_up_after_some_rounds(rig: Rig) -
     assert rig.attempts - before == FAILURES_IN_A_ROW
 
 
-@pytest.mark.parametrize("has_answered", [True, False])
-def test_a_link_is_cut_when_others_get_answers_not_because_they_have_nothing_to_wait_for(
-    rig: Rig, has_answered: bool
-) -> None:
+def test_a_silent_link_is_cut_when_those_answer_that_have_nothing_to_do(rig: Rig) -> None:
     rig.pool.manage(time.monotonic())
     rig.wait_for_openers()
     silent, *others = rig.links
-    now = time.monotonic() + STANDS_STILL_S + ALIVE_WITHIN_S + 1
+    began = time.monotonic()
+    now = began + STANDS_STILL_S + ALIVE_WITHIN_S + 1
     for idle in others:
         idle.heard_at, idle.stands_still = now, False
-        if has_answered:
-            idle.answered_at = now
     rig.pool.manage(now)
-    assert silent.is_cut is has_answered
+    assert not silent.is_cut, "it may be the network"
+    assert all(link.is_probed for link in others)
+    others[0].answered_at = now + 1
+    rig.pool.manage(now + 1)
+    assert silent.is_cut
     assert not any(link.is_cut for link in others)
+
+
+def test_a_network_that_is_away_for_too_long_ends_the_copy_also_while_some_have_nothing_to_do(rig: Rig) -> None:
+    rig.pool.manage(time.monotonic())
+    rig.wait_for_openers()
+    _silent, *others = rig.links
+    now = time.monotonic() + NOTHING_MOVES_S + 60.0
+    for idle in others:
+        idle.heard_at, idle.stands_still = now, False
+    with pytest.raises(TransportTimeout, match="answers nothing"):
+        rig.pool.manage(now)
