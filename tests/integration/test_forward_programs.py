@@ -12,6 +12,7 @@ import http.client
 import http.server
 import itertools
 import os
+import select
 import socket
 import ssl
 import struct
@@ -321,17 +322,34 @@ def test_tls(emulator: Emulator, user: User, tmp_path: Path) -> None:
     with (
         serving(serve) as remote,
         forwarding(user, f"0:{remote}") as forward,
-        ThreadPoolExecutor(1) as pool,
         ssl.create_default_context(cafile=authority).wrap_socket(
             forward.connect(60), server_hostname="localhost"
         ) as connection,
     ):
-        answer = pool.submit(receive_exactly, connection, len(data))
-        connection.sendall(data)
-        assert hashlib.sha256(answer.result(60)).digest() == hashlib.sha256(data).digest()
+        assert hashlib.sha256(echoed(connection, data)).digest() == hashlib.sha256(data).digest()
         connection.unwrap().close()  # waits for the server's announcement
         assert ends == ["announced"]
     assert cut.cuts == CUTS
+
+
+def echoed(connection: ssl.SSLSocket, data: bytes) -> bytes:
+    """Send data while as much is received; in one thread, as OpenSSL must not read and write at the same time."""
+    received = bytearray()
+    connection.setblocking(False)
+    with memoryview(data) as view:
+        sent = 0
+        while len(received) < len(data):
+            before = sent + len(received)
+            with contextlib.suppress(ssl.SSLWantWriteError, ssl.SSLWantReadError):
+                if sent < len(data):
+                    sent += connection.send(view[sent : sent + 65536])
+            with contextlib.suppress(ssl.SSLWantWriteError, ssl.SSLWantReadError):
+                received += connection.recv(65536)
+            if sent + len(received) == before:
+                writers = [connection] if sent < len(data) else []
+                assert any(select.select([connection], writers, [], 60)), "nothing moves"
+    connection.settimeout(60)
+    return bytes(received)
 
 
 def test_ssh(emulator: Emulator, sshd: Sshd, new_user: MakeUser) -> None:

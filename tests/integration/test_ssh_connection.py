@@ -133,7 +133,7 @@ def agent(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., st
             )
             stack.callback(process.wait, 10)
             stack.callback(process.kill)
-            wait_until(lambda: os.path.exists(address), "the agent listens")
+            wait_until(lambda: listens(address), "the agent listens")
             for key in keys:
                 subprocess.run(
                     [tool("ssh-add"), "-q", key.private], env={**os.environ, "SSH_AUTH_SOCK": address}, check=True
@@ -141,6 +141,12 @@ def agent(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., st
             return address
 
         yield start
+
+
+def listens(address: str) -> bool:
+    """Whether somebody answers at a socket: it is there for a moment before its program listens."""
+    with socket.socket(socket.AF_UNIX) as client:
+        return client.connect_ex(address) == 0
 
 
 @contextlib.contextmanager
