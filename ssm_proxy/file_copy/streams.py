@@ -20,6 +20,7 @@ from ssm_proxy.file_copy.context import Context, LinkFace, explain
 from ssm_proxy.file_copy.names import part_path, shown
 from ssm_proxy.file_copy.node_files import (
     Existing,
+    check_written,
     is_in_place,
     look_at_target,
     make_part,
@@ -235,11 +236,11 @@ class FromInput:
         sftp = link.sftp
         handle = await link.handle(self, part, packets.OPEN_WRITE)
         try:
-            if not await sftp.fsync(handle):
-                # Another one than the link's, which the link closes itself: file systems store at each close.
-                await sftp.close_handle(await sftp.open(part, packets.OPEN_WRITE))
+            is_stored = await sftp.fsync(handle)
         except SftpStatus as error:
             raise await why_not_written(sftp, error, part) from error
+        if not is_stored:
+            await check_written(sftp, part)
 
     async def _set_attributes(self, sftp: SftpConnection, part: bytes, attributes: Attributes) -> None:
         """Give the part owner and permissions of what it replaces."""
