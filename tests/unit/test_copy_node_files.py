@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 from pathlib import Path
 from unittest import mock
 
 import pytest
-from sftp_peer import SFTP_SERVER, Client, OpenSshServer
+from sftp_peer import Client
 
 from ssm_proxy.file_copy.names import part_path
 from ssm_proxy.file_copy.node_files import find_part
@@ -17,15 +17,6 @@ from ssm_proxy.sftp.connection import SftpStatus
 from ssm_proxy.sftp.packets import Attributes
 
 NOBODY = 65534
-
-
-@pytest.fixture
-def client(tmp_path: Path) -> Iterator[Client]:
-    if SFTP_SERVER is None:
-        pytest.skip("no sftp-server")
-    server = OpenSshServer(tmp_path)
-    yield Client(server)
-    server.close()
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from unittest import mock
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from sftp_peer import SFTP_SERVER, SIZELESS, Client, LyingServer, NoShell, OpenSshServer, PipeLink
+from sftp_peer import SIZELESS, Client, LyingServer, NoShell, PipeLink
 
 from ssm_proxy.file_copy.checksums import local_blocks
 from ssm_proxy.file_copy.context import Context
@@ -39,15 +39,6 @@ class Shell:
     def run(self, command: str, data: bytes) -> tuple[int, bytes] | None:
         done = subprocess.run(["sh", "-c", command], input=data, capture_output=True, check=False)
         return done.returncode, done.stdout
-
-
-@pytest.fixture
-def client(tmp_path: Path) -> Iterator[Client]:
-    if SFTP_SERVER is None:
-        pytest.skip("no sftp-server")
-    server = OpenSshServer(tmp_path)
-    yield Client(server)
-    server.close()
 
 
 @pytest.fixture

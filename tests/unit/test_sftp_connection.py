@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 import os
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from sftp_peer import SFTP_SERVER, Client, OpenSshServer, packet, text
+from sftp_peer import Client, packet, text
 
 from ssm_proxy.errors import MalformedMessage
 from ssm_proxy.sftp import connection, packets
@@ -338,15 +338,6 @@ def test_closing_drops_what_waits_and_tells_nobody() -> None:
 
 
 # --- OpenSSH's server -------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def client(tmp_path: Path) -> Iterator[Client]:
-    if SFTP_SERVER is None:
-        pytest.skip("no sftp-server")
-    server = OpenSshServer(tmp_path)
-    yield Client(server)
-    server.close()
 
 
 def test_the_real_server_reads_writes_and_renames(client: Client, tmp_path: Path) -> None:
