@@ -125,8 +125,10 @@ def test_forward_database(start_emulator: StartEmulator, new_user: MakeUser) -> 
 def test_forward_database_leaves_interrupts_to_the_client(user: User) -> None:
     client = (
         "import signal, sys\n"
-        "signal.signal(signal.SIGINT, lambda *_: print('cancelled', flush=True))\n"
+        "signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])\n"  # so that one before it is waited for is kept
         "print('ready', flush=True)\n"
+        "signal.sigwait([signal.SIGINT])\n"
+        "print('cancelled', flush=True)\n"
         "print('answer', input(), flush=True)\n"
         "sys.exit(3)\n"
     )
