@@ -82,6 +82,8 @@ class Sshd:
     def __enter__(self) -> Sshd:
         if os.geteuid() == 0:
             Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)  # where sshd separates its privileges
+        home = self._folder / "home"  # bash reads start-up files there for each command: those of nobody
+        home.mkdir(exist_ok=True)
         config = self._folder / "sshd_config"
         usual = [
             f"Port {self.port}",
@@ -89,6 +91,7 @@ class Sshd:
             f"HostKey {self.host_key.private}",
             f"AuthorizedKeysFile {self._authorized_keys}",
             f"PidFile {self._folder / 'sshd.pid'}",
+            f"SetEnv HOME={home}",
             "UsePAM no",
             "StrictModes no",
             "PasswordAuthentication no",

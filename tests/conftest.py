@@ -1,4 +1,4 @@
-"""Profiles of hypothesis: the same examples each time in CI, fresh ones elsewhere. And a watch over signals."""
+"""Profiles of hypothesis: the same examples each time in CI, fresh ones elsewhere. A home, and a watch over signals."""
 
 from __future__ import annotations
 
@@ -15,6 +15,14 @@ settings.register_profile(
 )
 settings.register_profile("ci", parent=settings.get_profile("default"), derandomize=True, database=None)
 settings.load_profile("ci" if os.environ.get("CI") else "default")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """A home for the tests: their shells read nobody's start-up files, and leave no trace in anybody's history."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HOME", str(tmp_path_factory.mktemp("home")))
+        yield
 
 
 @pytest.fixture(autouse=True)

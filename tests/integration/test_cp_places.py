@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pwd
 import re
 import shutil
 import tempfile
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from copies import Copier, tree
+from nodes import REAL
 
 from ssm_proxy.api.copying import copy_with
 from ssm_proxy.api.ssh import Access
@@ -42,9 +44,10 @@ def there(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def home() -> Iterator[Path]:
-    """A folder in the home of the node's user."""
-    with tempfile.TemporaryDirectory(dir=Path.home(), prefix="ssm-cp-") as folder:
+def home(host: str) -> Iterator[Path]:
+    """A folder in the home of the node's user: sshd's SFTP server looks for it in the password database."""
+    of_user = pwd.getpwuid(os.getuid()).pw_dir if host == REAL else Path.home()
+    with tempfile.TemporaryDirectory(dir=of_user, prefix="ssm-cp-") as folder:
         yield Path(folder)
 
 
