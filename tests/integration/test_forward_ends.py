@@ -27,6 +27,15 @@ READ = (
     "connection = socket.create_connection(('127.0.0.1', int(sys.argv[1])), 10)\n"
     "print(connection.recv(100).decode(), os.environ['SSM_PROXY_PORT_0'] == sys.argv[1], flush=True)\n"
 )
+TOLD_OF = (
+    "import signal, sys, time\n"
+    "signal.pthread_sigmask(signal.SIG_BLOCK, [{number}])\n"  # one that comes before it is waited for is kept
+    "print('ready', flush=True)\n"
+    "signal.sigwait([{number}])\n"
+    "print('told', flush=True)\n"
+    "time.sleep(0.3)\n"  # nobody ends at once
+    "sys.exit(3)\n"
+)
 
 
 @pytest.fixture
@@ -157,13 +166,8 @@ class TestCommands:
         assert "may not have arrived" in done.stderr
 
     def test_one_that_ignores_a_hang_up_is_terminated(self, user: User) -> None:
-        code = (
-            "import signal, sys, time\n"
-            "signal.signal(signal.SIGHUP, signal.SIG_IGN)\n"
-            "signal.signal(signal.SIGTERM, lambda *_: (print('told', flush=True), sys.exit(3)))\n"
-            "print('ready', flush=True)\n"
-            "time.sleep(60)\n"
-        )
+        ignoring = "import signal\nsignal.signal(signal.SIGHUP, signal.SIG_IGN)\n"
+        code = ignoring + TOLD_OF.format(number=int(signal.SIGTERM))
         with start(user, "0:22", *python(code)) as process:
             assert process.stdout is not None
             assert process.stdout.readline() == "ready\n"
@@ -174,13 +178,7 @@ class TestCommands:
     @pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])
     def test_a_signal_is_passed_on(self, user: User, name: str) -> None:
         number = getattr(signal, name)
-        code = (
-            "import signal, sys, time\n"
-            f"signal.signal({int(number)}, lambda *_: (print('told', flush=True), sys.exit(3)))\n"
-            "print('ready', flush=True)\n"
-            "time.sleep(60)\n"
-        )
-        with start(user, "0:22", *python(code)) as process:
+        with start(user, "0:22", *python(TOLD_OF.format(number=int(number)))) as process:
             assert process.stdout is not None
             assert process.stdout.readline() == "ready\n"
             process.send_signal(number)
@@ -189,12 +187,7 @@ class TestCommands:
 
     def test_ctrl_c_is_for_the_command(self, user: User) -> None:
         """As a terminal does it: to all processes of the group."""
-        code = (
-            "import signal, sys, time\n"
-            "signal.signal(signal.SIGINT, lambda *_: (print('told', flush=True), time.sleep(0.3), sys.exit(4)))\n"
-            "print('ready', flush=True)\n"
-            "time.sleep(60)\n"
-        )
+        code = TOLD_OF.format(number=int(signal.SIGINT))
         with subprocess.Popen(
             command(user, "0:22", *python(code)),
             env=user.environment,
@@ -207,7 +200,7 @@ class TestCommands:
             assert process.stdout.readline() == "ready\n"
             process.send_signal(signal.SIGINT)
             assert process.communicate(timeout=10) == ("told\n", "")
-        assert process.returncode == 4
+        assert process.returncode == 3
 
     def test_on_a_terminal_ctrl_c_reaches_it_once(self, user: User) -> None:
         code = (
