@@ -84,6 +84,12 @@ INCLUDED = {
 }
 
 
+@pytest.fixture
+def home_of_ssh(monkeypatch: pytest.MonkeyPatch) -> None:
+    """ssh asks the password database for its home folder; so that ours is the same."""
+    monkeypatch.setenv("HOME", pwd.getpwuid(os.getuid()).pw_dir)
+
+
 def by_ssh(path: Path, host: str) -> dict[str, list[str]]:
     ssh = find_program("ssh")
     if ssh is None:
@@ -100,6 +106,7 @@ def shown(paths: tuple[Path, ...]) -> list[str]:
     return [str(path) for path in paths]
 
 
+@pytest.mark.usefixtures("home_of_ssh")
 @pytest.mark.parametrize("host", HOSTS)
 @pytest.mark.parametrize("name", CONFIGS)
 def test_ssh_reads_it_so_too(tmp_path: Path, name: str, host: str) -> None:
@@ -171,6 +178,7 @@ FOR_TOKENS = {
 }
 
 
+@pytest.mark.usefixtures("home_of_ssh")
 @pytest.mark.parametrize("host", HOSTS)
 @pytest.mark.parametrize("name", FOR_TOKENS)
 def test_tokens_stand_for_the_same_as_for_ssh(tmp_path: Path, name: str, host: str) -> None:
