@@ -24,6 +24,7 @@ from ssm_proxy.file_copy.values import (
     FileState,
     Progress,
     ProgressCallback,
+    SourceFile,
 )
 from ssm_proxy.ssh.login import STEP_TIMEOUT
 
@@ -144,32 +145,52 @@ def copy_with(
     if to.is_stream:
         with _engine(froms[0], options, access, progress) as engine:
             return engine.download_stream(froms[0].path, streams[1])
+    return _download_from_each(froms, to, options, access, progress)
+
+
+def _download_from_each(
+    froms: Sequence[Location], to: Location, options: CopyOptions, access: Access, progress: ProgressCallback | None
+) -> CopyResult:
+    """Copy from one node after the other; as with scp, one that is lost does not stop the others."""
     results: list[CopyResult] = []
     errors: list[SsmProxyError] = []
     by_node = [list(group) for _, group in groupby(froms, key=lambda each: (each.host, each.user))]
     for same in by_node:
+        engine: Engine | None = None
         try:
             with _engine(same[0], options, access, progress) as engine:
                 results.append(engine.download([each.path for each in same], to.path))
         except CopyIncomplete as error:
             results.append(error.result)
-        except SsmProxyError as error:  # as with scp, a node that cannot be reached does not stop the others
+        except SsmProxyError as error:
             errors.append(error)
             if len(errors) == len(by_node):
                 raise errors[0] from None
-            results.append(_nothing_of(same, to, error, progress))
+            left = None
+            if engine is not None:
+                results.append(engine.result())  # what it had given before
+                left = engine.unfinished()
+            results.append(_no_more_of(same, to, left, error, progress))
     result = _together(results)
     if result.failures:
         raise incomplete(result)
     return result
 
 
-def _nothing_of(
-    froms: Sequence[Location], to: Location, error: SsmProxyError, progress: ProgressCallback | None
+def _no_more_of(
+    froms: Sequence[Location],
+    to: Location,
+    left: Sequence[SourceFile] | None,
+    error: SsmProxyError,
+    progress: ProgressCallback | None,
 ) -> CopyResult:
-    """Tell that nothing can be had from one of several nodes; give that as its result."""
+    """Tell that nothing more can be had from one of several nodes; give that as a result."""
     text = f"{error.message}: {error.cause}" if error.cause else error.message
-    failures = [FileOutcome(source=each.shown, target=to.shown, state=FileState.FAILED, error=text) for each in froms]
+    lost = sorted((shown(each.source), shown(each.target)) for each in left or ())
+    lost = lost or [(each.shown, to.shown) for each in froms]  # not all files of it are known; or its folders were last
+    failures = [
+        FileOutcome(source=source, target=target, state=FileState.FAILED, error=text) for source, target in lost
+    ]
     result = CopyResult(copied_bytes=0, total_bytes=0, files=0, unchanged=0, failures=failures, seconds=0.0, sessions=0)
     if progress is not None:
         now = Progress(
@@ -179,7 +200,7 @@ def _nothing_of(
             done_files=len(failures),
             sessions=0,
             is_counting=False,
-            current=failures[-1].source,
+            current="",
         )
         for failure in failures:
             progress(replace(now, outcome=failure))

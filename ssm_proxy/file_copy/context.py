@@ -70,6 +70,8 @@ class SplitCopy(Job, Protocol):
 class FileCopy(SplitCopy, Protocol):
     """What they do with any file."""
 
+    file: SourceFile
+
     @property
     def path_on_node(self) -> bytes:
         """What is compared before a file that was copied whole is put in place."""

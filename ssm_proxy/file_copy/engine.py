@@ -67,10 +67,12 @@ class Engine:
         self._is_planned = False
         self._end: _End | None = None
         self._planning_error: Exception | None = None
+        self._were_all_found = False  # when it ended with an error
         self._failures: list[FileOutcome] = []
         self._files = 0
         self._unchanged = 0
         self._bytes_in_place = 0
+        self._began = time.monotonic()
 
     def upload(self, sources: Sequence[bytes], destination: bytes) -> CopyResult:
         """Copy from here to the node.
@@ -119,11 +121,15 @@ class Engine:
 
         return self._copy(plan, Download)
 
+    def unfinished(self) -> list[SourceFile] | None:
+        """Give the files that a copy which ended with an error did not bring to their end; None: not all were found."""
+        return [cast("FileCopy", job).file for job in self._board.unfinished()] if self._were_all_found else None
+
     def _is_wanted(self) -> bool:
         return not self._board.is_cancelled
 
     def _copy(self, plan: Plan, make_job: Callable[[SourceFile, Context], FileCopy]) -> CopyResult:
-        began = time.monotonic()
+        self._began = time.monotonic()
         self._pool.open_first()
         planner = threading.Thread(target=self._plan, args=(plan, make_job), name="ssm-proxy copy plan", daemon=True)
         planner.start()
@@ -139,6 +145,7 @@ class Engine:
             self._node.close()
             self._pool.close()
         except SsmProxyError as error:
+            self._were_all_found = self._is_planned and self._planning_error is None
             self._stop(planner)
             with contextlib.suppress(Exception):
                 self._tell()
@@ -153,18 +160,22 @@ class Engine:
                 self._context.notice(f"interrupted; {self._what_is_left()}")
                 self._tell()
             raise
-        result = CopyResult(
+        result = self.result()
+        if result.failures:
+            raise incomplete(result)
+        return result
+
+    def result(self) -> CopyResult:
+        """Give what was copied until now: also of a copy that ended with an error."""
+        return CopyResult(
             copied_bytes=self._context.moved_bytes,
             total_bytes=self._bytes_in_place,
             files=self._files,
             unchanged=self._unchanged,
             failures=self._failures,
-            seconds=time.monotonic() - began,
+            seconds=time.monotonic() - self._began,
             sessions=self._pool.most_at_once,
         )
-        if self._failures:
-            raise incomplete(result)
-        return result
 
     def _what_is_left(self) -> str:
         """Say what an interrupted copy leaves."""

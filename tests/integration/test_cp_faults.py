@@ -16,14 +16,14 @@ from typing import Any
 
 import boto3
 import pytest
-from nodes import MIB, REAL, Key, MakeUser, StartEmulator, User, session_states, wait_until
+from nodes import EMBEDDED, MIB, REAL, Key, MakeUser, StartEmulator, User, session_states, wait_until
 
 from bench.sshd import Sshd
 from ssm_proxy.api.copying import copy
 from ssm_proxy.emulator import Emulator, Faults, Node
 from ssm_proxy.errors import SsmProxyError
 from ssm_proxy.file_copy import pool
-from ssm_proxy.file_copy.values import CopyResult, Progress
+from ssm_proxy.file_copy.values import CopyIncomplete, CopyResult, Progress
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(180)]
 SIZE = 6 * MIB + 12_345
@@ -42,7 +42,7 @@ class Copier:
 
     def __call__(
         self,
-        source: Path | str,
+        source: Path | str | list[str],
         target: Path | str,
         *,
         when_begun: Worst | None = None,
@@ -210,6 +210,27 @@ def test_the_node_is_gone_for_good_and_the_copy_goes_on_later(
     assert not part.exists()
     assert result.total_bytes == SIZE
     assert copier(f"{REAL}:{here}", there, resume=True).unchanged == 1
+
+
+def test_what_a_node_of_several_gave_before_it_was_lost_counts(
+    make_copier: Callable[..., Copier], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pool, "LONGEST_PAUSE_S", 0.2)
+    copier = make_copier(agent_pace_s=0.001)
+    here, there = tmp_path / "here", tmp_path / "there"
+    here.mkdir()
+    there.mkdir()
+    for name, size in (("small", 100), ("large", SIZE), ("other", 200)):
+        (here / name).write_bytes(os.urandom(size))
+    sources = [f"{EMBEDDED}:{here}/small", f"{EMBEDDED}:{here}/large", f"{REAL}:{here}/other"]
+    with pytest.raises(CopyIncomplete) as caught:
+        copier(sources, there, when_begun=lambda: copier.emulator.set_online(EMBEDDED, False, sessions="closed"))
+    result = caught.value.result
+    assert (result.files, result.total_bytes, result.copied_bytes > SIZE // 8) == (2, 300, True)
+    assert [each.source for each in result.failures] == [f"{here}/large"]
+    for name in ("small", "other"):
+        assert checksum(there / name) == checksum(here / name)
+    assert not (there / "large").exists()
 
 
 def test_throttled_starts(make_copier: Callable[..., Copier], tmp_path: Path) -> None:
