@@ -22,6 +22,7 @@ from ssm_proxy.ends import cannot_be_forwarded, closed_by_service
 from ssm_proxy.errors import PortError
 from ssm_proxy.sessions.command import MAX_STATUS
 from ssm_proxy.sessions.port import LocalEnd, PortKind, local_end, port_kind
+from ssm_proxy.transport.signal_watch import change_handlers, numbers_of
 from ssm_proxy.tunnel import check_end
 from ssm_proxy.wire.constants import SessionType
 
@@ -180,9 +181,7 @@ class _Choice:
         from ssm_proxy.transport.pipes import Pipes
 
         # ssh's, if it started us: Ctrl-C is for the program at the other end then.
-        for name in _TERMINAL_SIGNALS:
-            if hasattr(signal, name):
-                signal.signal(getattr(signal, name), signal.SIG_IGN)
+        change_handlers(dict.fromkeys(numbers_of(_TERMINAL_SIGNALS), signal.SIG_IGN))
         port = _property(event, "portNumber")
         pipes = Pipes(
             channel,

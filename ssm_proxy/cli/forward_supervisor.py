@@ -25,6 +25,7 @@ from ssm_proxy.cli.session_command import (
 )
 from ssm_proxy.ends import FAILED_AT_START_WITHIN, cannot_be_forwarded, closed_by_service
 from ssm_proxy.errors import ChannelClosed
+from ssm_proxy.transport.signal_watch import Handler, change_handlers, not_ignored
 
 if TYPE_CHECKING:
     from types import FrameType
@@ -353,12 +354,8 @@ class ForwardSupervisor:
         def handle(number: int, _frame: FrameType | None) -> None:
             self._happenings.put(_Signalled(number))
 
-        numbers = [getattr(signal, name) for name in ENDING_SIGNALS if hasattr(signal, name)]
-        # One that is ignored from the start stays so: nohup means it.
-        numbers = [number for number in numbers if signal.getsignal(number) is not signal.SIG_IGN]
-        before = {number: signal.signal(number, handle) for number in numbers}
+        before: dict[int, Handler] = {number: signal.signal(number, handle) for number in not_ignored(ENDING_SIGNALS)}
         try:
             yield
         finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
+            change_handlers(before)

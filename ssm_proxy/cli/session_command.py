@@ -13,6 +13,7 @@ from ssm_proxy.cli import messages
 from ssm_proxy.cli.streams import guard_streams
 from ssm_proxy.cli.terminal import TerminalGuard
 from ssm_proxy.errors import SsmProxyError, UsageError
+from ssm_proxy.transport.signal_watch import Handler, change_handlers, not_ignored
 
 if TYPE_CHECKING:
     from types import FrameType
@@ -154,26 +155,19 @@ def stopping_at(stop: Callable[[int], None], names: Sequence[str]) -> Iterator[N
 
     After one has come the process is about to end, and they stay ignored: a second Ctrl-C must not change how.
     """
-    numbers = [getattr(signal, name) for name in names if hasattr(signal, name)]
-    # One that is ignored from the start stays so: nohup means it.
-    numbers = [number for number in numbers if signal.getsignal(number) is not signal.SIG_IGN]
-
     came = False
 
     def handle(number: int, _frame: FrameType | None) -> None:
         nonlocal came
-        came = True
-        for each in numbers:  # one is enough: the end takes a moment, and has to be left alone
-            signal.signal(each, signal.SIG_IGN)
-        stop(number)
+        if not came:  # one is enough: the end takes a moment, and has to be left alone
+            came = True
+            stop(number)
 
-    before = {number: signal.signal(number, handle) for number in numbers}
+    before: dict[int, Handler] = {number: signal.signal(number, handle) for number in not_ignored(names)}
     try:
         yield
     finally:
-        if not came:
-            for number, handler in before.items():
-                signal.signal(number, handler)
+        change_handlers(dict.fromkeys(before, signal.SIG_IGN) if came else before)
 
 
 def exit_status(outcome: BridgeOutcome) -> int:

@@ -6,9 +6,39 @@ import contextlib
 import signal
 import socket
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import FrameType
 from typing import Any
+
+Handler = Callable[[int, FrameType | None], Any] | int | None
+"""What ``signal.signal`` takes and gives; None: not set by Python."""
+
+
+def numbers_of(names: Sequence[str]) -> list[int]:
+    """Give the signals of these names that this system has."""
+    return [getattr(signal, name) for name in names if hasattr(signal, name)]
+
+
+def not_ignored(names: Sequence[str]) -> list[int]:
+    """Give those that are not ignored from the start: nohup means it."""
+    return [number for number in numbers_of(names) if signal.getsignal(number) is not signal.SIG_IGN]
+
+
+def change_handlers(handlers: Mapping[int, Handler]) -> None:
+    """Change what signals do, for the main thread only; never from a signal's own handler.
+
+    Python takes note of a signal first and looks for its handler later. If none is there any more then, it writes a
+    traceback ("ignored due to race condition") to standard error: so no signal comes while this changes, and no handler
+    ignores others, of which one may have come together with its own.
+    """
+    mask = getattr(signal, "pthread_sigmask", None)
+    before = mask(signal.SIG_BLOCK, handlers) if mask else ()
+    try:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+    finally:
+        if mask:
+            mask(signal.SIG_SETMASK, before)
 
 
 @contextlib.contextmanager
@@ -46,10 +76,8 @@ class SignalWatch:
         self._caught: list[int] = []
         self._was_interrupted = False
         self._before: dict[int, Any] = {}
-        for name in names:
-            number = getattr(signal, name, None)
-            if number is not None and signal.getsignal(number) is not signal.SIG_IGN:
-                self._before[number] = signal.signal(number, self._handle)
+        for number in not_ignored(names):
+            self._before[number] = signal.signal(number, self._handle)
 
     def fileno(self) -> int:
         """Give the descriptor that becomes readable when there is something to take."""
@@ -64,8 +92,9 @@ class SignalWatch:
 
     def close(self) -> None:
         """Let the signals do what they did before; not SIGINT, if it came: another Ctrl-C must not change the end."""
-        for number, handler in self._before.items():
-            signal.signal(number, signal.SIG_IGN if number == signal.SIGINT and self._was_interrupted else handler)
+        if self._was_interrupted and signal.SIGINT in self._before:
+            self._before[signal.SIGINT] = signal.SIG_IGN
+        change_handlers(self._before)
         self._before = {}
         self._reader.close()
         self._writer.close()

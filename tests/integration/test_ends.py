@@ -73,6 +73,44 @@ def test_signals_of_the_terminal_do_not_end_the_proxy(emulator: Emulator, new_us
         assert ending(process) == (0, "")
 
 
+@pytest.mark.parametrize("name", ["proxy", "exec", "forward", "cp"])
+def test_two_signals_at_once(emulator: Emulator, new_user: MakeUser, tmp_path: Path, name: str) -> None:
+    """As ssh's SIGHUP and somebody's SIGTERM may meet; Python handles both between the same two instructions."""
+    user = new_user(emulator)
+    is_running = tmp_path / "running"
+    arguments = {
+        "proxy": [EMBEDDED, "22"],
+        "exec": [EMBEDDED, "--", "sh", "-c", f": > '{is_running}'; exec sleep 60"],
+        "forward": [EMBEDDED, "0:22"],
+        "cp": ["-F", str(user.config), "-", f"{EMBEDDED}:{tmp_path / 'there'}"],
+    }[name]
+    with subprocess.Popen(
+        ["ssm-proxy", name, *arguments],
+        env=user.environment,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        if name == "proxy":
+            assert process.stdout.read(4) == b"SSH-"
+        elif name == "forward":
+            assert process.stderr.read(10) == b"127.0.0.1:"
+        elif name == "exec":
+            wait_until(is_running.exists, "the command runs")
+        else:
+            wait_until(lambda: open_sessions(emulator), "it has a session")
+        process.send_signal(signal.SIGSTOP)
+        assert os.waitid(os.P_PID, process.pid, os.WSTOPPED) is not None
+        process.send_signal(signal.SIGTERM)
+        process.send_signal(signal.SIGHUP)
+        process.send_signal(signal.SIGCONT)
+        _, errors = process.communicate(timeout=20)
+    assert process.returncode in (128 + signal.SIGTERM, 128 + signal.SIGHUP)
+    assert b"Traceback" not in errors
+
+
 def test_the_proxy_is_killed(start_emulator: StartEmulator, new_user: MakeUser) -> None:
     emulator = start_emulator()
     user = new_user(emulator)

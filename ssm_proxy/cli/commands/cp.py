@@ -19,6 +19,7 @@ from ssm_proxy.cli.session_command import (
 )
 from ssm_proxy.cli.streams import claim_streams
 from ssm_proxy.errors import SsmProxyError, UsageError
+from ssm_proxy.transport.signal_watch import Handler, change_handlers, not_ignored
 
 if TYPE_CHECKING:
     from types import FrameType
@@ -199,23 +200,16 @@ def _stopping_at(names: tuple[str, ...]) -> Iterator[Callable[[], bool]]:
     Yields:
         Whether one has come.
     """
-    numbers = [getattr(signal, name) for name in names if hasattr(signal, name)]
-    # One that is ignored from the start stays so: nohup means it.
-    numbers = [number for number in numbers if signal.getsignal(number) is not signal.SIG_IGN]
-
     came = False
 
     def handle(number: int, _frame: FrameType | None) -> None:
         nonlocal came
-        came = True
-        for each in numbers:
-            signal.signal(each, signal.SIG_IGN)
-        raise _Stopped(number)
+        if not came:
+            came = True
+            raise _Stopped(number)
 
-    before = {number: signal.signal(number, handle) for number in numbers}
+    before: dict[int, Handler] = {number: signal.signal(number, handle) for number in not_ignored(names)}
     try:
         yield lambda: came
     finally:
-        for number, handler in before.items():
-            if signal.getsignal(number) is not signal.SIG_IGN:
-                signal.signal(number, handler)
+        change_handlers(dict.fromkeys(before, signal.SIG_IGN) if came else before)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from ssm_proxy.errors import ConfigurationError, UsageError
+from ssm_proxy.transport.signal_watch import Handler, change_handlers
 
 if TYPE_CHECKING:
     from ssm_proxy.emulator import Emulator
@@ -193,15 +194,16 @@ def run(arguments: argparse.Namespace) -> int:
     )
     _start_logging(arguments.verbose)
     stop = threading.Event()
-    handlers = {each: signal.signal(each, lambda *_: stop.set()) for each in (signal.SIGINT, signal.SIGTERM)}
+    handlers: dict[int, Handler] = {
+        each: signal.signal(each, lambda *_: stop.set()) for each in (signal.SIGINT, signal.SIGTERM)
+    }
     try:
         with emulator.Emulator(options) as running:
             _announce(running, [node.node_id for node in options.nodes if node.is_online], arguments.json)
             while not stop.wait(0.5):  # a signal that comes just as a wait begins is handled when that wait is over
                 pass
     finally:
-        for each, handler in handlers.items():
-            signal.signal(each, handler)
+        change_handlers(handlers)
     return 0
 
 

@@ -18,6 +18,7 @@ from ssm_proxy.cli.streams import claim_streams
 from ssm_proxy.cli.terminal import TerminalGuard
 from ssm_proxy.cli.timing import Timeline
 from ssm_proxy.errors import SsmProxyError, TargetError, UsageError
+from ssm_proxy.transport.signal_watch import change_handlers, not_ignored, numbers_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -174,10 +175,8 @@ class _Ending:
         self._wake = wake
         self._number: int | None = None
         self._stop: Callable[[int], None] | None = None
-        for name in _ENDING_SIGNALS:
-            # One that is ignored from the start stays so: nohup ssh means it.
-            if hasattr(signal, name) and signal.getsignal(getattr(signal, name)) is not signal.SIG_IGN:
-                signal.signal(getattr(signal, name), self._handle)
+        for number in not_ignored(_ENDING_SIGNALS):
+            signal.signal(number, self._handle)
 
     def pass_to(self, stop: Callable[[int], None]) -> None:
         self._stop = stop
@@ -185,7 +184,8 @@ class _Ending:
             stop(self._number)
 
     def _handle(self, number: int, _frame: FrameType | None) -> None:
-        _ignore_signals(_ENDING_SIGNALS)  # one is enough, and a handler that is interrupted by itself adds up
+        if self._number is not None:  # one is enough
+            return
         self._number = number
         self._wake()
         if self._stop is not None:
@@ -231,9 +231,7 @@ def check_port(text: str) -> int:
 
 
 def _ignore_signals(names: Sequence[str]) -> None:
-    for name in names:
-        if hasattr(signal, name):
-            signal.signal(getattr(signal, name), signal.SIG_IGN)
+    change_handlers(dict.fromkeys(numbers_of(names), signal.SIG_IGN))
 
 
 def _show_nothing(_line: str) -> None:
