@@ -23,6 +23,7 @@ from nodes import User, wait_until
 from ssm_proxy.api.copying import CopyIncomplete, CopyResult, copy, copy_with
 from ssm_proxy.api.ssh import Access
 from ssm_proxy.emulator import Emulator
+from ssm_proxy.file_copy.board import Board
 from ssm_proxy.file_copy.download import Download
 from ssm_proxy.file_copy.upload import Upload
 from ssm_proxy.file_copy.values import CopyOptions, FileOutcome, FileState
@@ -118,6 +119,28 @@ class InTheMiddle:
         real: dict[type, Any] = {kind: kind.copy_range for kind in (Upload, Download)}
         for kind in real:
             self._monkeypatch.setattr(kind, "copy_range", copy_range)
+
+
+class Interrupted(Exception):
+    """Ends a copy."""
+
+
+@contextmanager
+def when_cancelled() -> Iterator[Callable[[], None]]:
+    """Give what waits until a copy of the block has been ended: for its threads, so that they do not go on before."""
+    is_cancelled = threading.Event()
+    cancel = Board.cancel
+
+    def cancel_and_tell(self: Board) -> None:
+        cancel(self)
+        is_cancelled.set()
+
+    def wait() -> None:
+        assert is_cancelled.wait(20)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Board, "cancel", cancel_and_tell)
+        yield wait
 
 
 @contextmanager

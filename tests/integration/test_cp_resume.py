@@ -9,21 +9,18 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from copies import Copier, InTheMiddle, flip, parts, tree
+from copies import Copier, Interrupted, InTheMiddle, flip, parts, tree, when_cancelled
 from nodes import MIB
 
 from ssm_proxy.api.copying import CopyResult, Progress
 from ssm_proxy.file_copy import node_files
+from ssm_proxy.file_copy.context import Context
 from ssm_proxy.file_copy.upload import Upload
 
 pytestmark = pytest.mark.integration
 SIZE = 12 * MIB
 LONG_AGO = 1_000_000_000
 BOTH_WAYS = pytest.mark.parametrize("is_upload", [True, False], ids=["up", "down"])
-
-
-class Interrupted(Exception):
-    """Ends a copy in its middle."""
 
 
 def copy(copier: Copier, source: Path, target: Path, *, is_upload: bool, **options: object) -> CopyResult:
@@ -35,13 +32,24 @@ def copy(copier: Copier, source: Path, target: Path, *, is_upload: bool, **optio
 def interrupt(copier: Copier, source: Path, target: Path, *, is_upload: bool) -> Path:
     """Begin a copy; give what it leaves: more than its first two blocks, as one session copies them in order."""
 
+    enough = 9 * MIB
+    moved = Context.moved
+
     def stop(progress: Progress) -> None:
-        if progress.done_bytes >= 9 * MIB:
+        if progress.done_bytes >= enough:
             raise Interrupted
 
     old = target.read_bytes() if target.exists() else None
-    with pytest.raises(Interrupted):
-        copy(copier, source, target, is_upload=is_upload, progress=stop, sessions=1)
+    with when_cancelled() as wait, pytest.MonkeyPatch.context() as patch:
+
+        def move(self: Context, size: int) -> None:
+            moved(self, size)
+            if self.done_bytes >= enough:
+                wait()
+
+        patch.setattr(Context, "moved", move)
+        with pytest.raises(Interrupted):
+            copy(copier, source, target, is_upload=is_upload, progress=stop, sessions=1)
     assert (target.read_bytes() if target.exists() else None) == old
     (part,) = parts(target.parent)
     return part
