@@ -108,9 +108,15 @@ class LocalConnection:
         return False
 
     def refuse_input(self) -> None:
-        """Have the program fail when it sends more, instead of waiting for somebody to take it."""
+        """Have the program fail when it sends more, instead of waiting for somebody to take it; drop what it sent.
+
+        For one end of a pair. A program that waits for room there with a timeout, so by poll(2), is not woken by the
+        shutdown alone, but by room.
+        """
         with contextlib.suppress(OSError):
             self._socket.shutdown(socket.SHUT_RD)
+            while self._socket.recv(READ_BYTES):
+                pass
 
     def close_unread(self) -> None:
         """Close it so that the program sees an end, though it may have sent what was not read."""

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import struct
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -156,11 +158,19 @@ def test_what_was_not_read_does_not_make_the_end_a_reset(end: Pair) -> None:
         program.sendall(b"more")
 
 
-def test_a_program_that_waits_to_send_is_told_that_nobody_takes_it(end: Pair) -> None:
+@pytest.mark.parametrize("timeout", [None, 10.0])
+def test_a_program_that_waits_to_send_is_told_that_nobody_takes_it(end: Pair, timeout: float | None) -> None:
     connection, program = end
-    connection.refuse_input()
-    with pytest.raises(BrokenPipeError):
-        program.sendall(BIG)
+    program.setblocking(False)
+    with contextlib.suppress(BlockingIOError):
+        while program.send(BIG):  # until there is no room
+            pass
+    program.settimeout(timeout)
+    with ThreadPoolExecutor(1) as threads:
+        sending = threads.submit(program.sendall, b"more")
+        connection.refuse_input()
+        with pytest.raises(BrokenPipeError):
+            sending.result(20)
     connection.write(b"but this arrives")
     assert program.recv(100) == b"but this arrives"
 
