@@ -17,6 +17,19 @@ settings.register_profile("ci", parent=settings.get_profile("default"), derandom
 settings.load_profile("ci" if os.environ.get("CI") else "default")
 
 
+def pytest_assertrepr_compare(op: str, left: object, right: object) -> list[str] | None:
+    """Say where long bytes differ, instead of showing all of them; pytest does in CI, in a hundred thousand lines."""
+    if not isinstance(left, bytes) or not isinstance(right, bytes) or len(left) + len(right) < 2000:
+        return None
+    pairs = enumerate(zip(left, right, strict=False))
+    offset = next((index for index, (one, other) in pairs if one != other), min(len(left), len(right)))
+    here = slice(offset, offset + 16)
+    return [
+        f"{len(left)} bytes {op} {len(right)} bytes",
+        f"they are the same up to byte {offset}; then {left[here]!r} and {right[here]!r}",
+    ]
+
+
 @pytest.fixture(scope="session", autouse=True)
 def own_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """A home for the tests: their shells read nobody's start-up files, and leave no trace in anybody's history."""
