@@ -120,6 +120,7 @@ class _Split:
     def __init__(self, job: Job) -> None:
         self.job = job
         self.is_copying = False
+        self.is_finishing = False
         self.round = 0
         self.under_way: dict[Range, int] = {}  # how many links have it
         self.written: set[Range] = set()  # while another link still has it, too
@@ -132,6 +133,12 @@ class _Split:
         # What a slow link still has may be written to the file after it was put in place, where that is possible.
         waits_for = self.under_way if self.job.may_be_written_late else self.under_way.keys() - self.written
         return self.job.has_all_ranges and not waits_for
+
+    @property
+    def size_left(self) -> int:
+        """What more links would help with: all of it, until the last of it is under way."""
+        is_given_out = self.is_finishing or (self.is_copying and self.job.has_all_ranges)
+        return 0 if is_given_out else self.job.size
 
     def counts(self, work: Work) -> bool:
         """Whether a piece is of this round, and nobody was faster."""
@@ -206,7 +213,7 @@ class Board:
         """For how many links there would be work now; more than can ever be had, where there is much."""
         with self._lock:
             whole = [*self._splits.values()]
-            size = sum(split.job.size for split in whole) + sum(job.size for job in self._to_prepare)
+            size = sum(split.size_left for split in whole) + sum(job.size for job in self._to_prepare)
             return 1 + size // BYTES_WORTH_A_LINK + len(self._files) // self.files_worth_a_link
 
     def wait_for_news(self, timeout: float) -> None:
@@ -325,7 +332,7 @@ class Board:
             split.left_over += sum(split.under_way.values())
             split.under_way.clear()
             split.written.clear()
-            split.is_copying = True
+            split.is_copying, split.is_finishing = True, False
             self._look_at(split)
             self._work.notify_all()
 
@@ -447,7 +454,7 @@ class Board:
 
     def _look_at(self, split: _Split) -> None:
         if split.is_complete:
-            split.is_copying = False  # until ``again``
+            split.is_copying, split.is_finishing = False, True  # until ``again``
             self._to_finish.append(split.job)
 
     def _drop(self, link: Hashable, work: Work) -> None:

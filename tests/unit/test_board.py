@@ -372,6 +372,22 @@ def test_links_are_wanted_for_what_there_is() -> None:
     assert board.wanted_links == 5
 
 
+def test_no_more_links_are_wanted_for_what_is_given_out() -> None:
+    job = Large(64)
+    board = started(job)
+    works = [take(board, "a") for _ in range(63)]
+    assert board.wanted_links == 5
+    works.append(take(board, "a"))
+    assert board.wanted_links == 1
+    for work in works:
+        board.done("a", work)
+    assert take(board, "a").kind is Kind.FINISH
+    assert board.wanted_links == 1
+    job.ranges.set([(0, job.size)])
+    board.again(job)
+    assert board.wanted_links == 5, "it has to be copied again"
+
+
 def test_work_weighs_at_its_end_what_it_weighed_at_its_beginning() -> None:
     board, job = Board(), Small()
     job.size = 100_000
