@@ -83,9 +83,10 @@ class _Copies:
         for way in ways:
             alone = self._rate(size, self._scp(way, source)) if with_scp else None
             one: float | None = None
-            for count in sessions:
-                rate = self._rate(size, self._cp(way, source, "--sessions", str(count)))
-                bound = _TARGETS.get((self._pace, count)) if way == "download" else None
+            for count in [*sessions, *([None] if with_scp else [])]:
+                options = [] if count is None else ["--sessions", str(count)]
+                rate = self._rate(size, self._cp(way, source, *options))
+                bound = _TARGETS.get((self._pace, count)) if way == "download" and count is not None else None
                 rows.append(
                     Row(
                         what=_large_name(way, self._pace, count),
@@ -225,8 +226,10 @@ def _names(folder: Path) -> list[Path]:
 # --- the tables ------------------------------------------------------------------------------------------------------
 
 
-def _large_name(way: str, pace: str, sessions: int) -> str:
-    return f"cp, {way}, {_PACES[pace]}, {sessions} session{'s' if sessions > 1 else ''}"
+def _large_name(way: str, pace: str, sessions: int | None) -> str:
+    how_many = "as many" if sessions is None else str(sessions)
+    what = "session" if sessions == 1 else "sessions" if sessions else "sessions as it takes by itself"
+    return f"cp, {way}, {_PACES[pace]}, {how_many} {what}"
 
 
 def _small_name(way: str, count: int, other: str) -> str:
@@ -237,18 +240,18 @@ def summary(rows: Sequence[Row], amount: CopyAmount) -> str:
     """Give the most important figures as Markdown."""
     by_name = {row.what: row for row in rows}
     lines = [
-        f"| {amount.size_mib} MiB through Session Manager, MB/s | scp | "
+        f"| {amount.size_mib} MiB through Session Manager, MB/s | scp | cp | "
         + " | ".join(f"cp, {count}" for count in amount.sessions)
         + " |",
-        "|---|---:|" + "---:|" * len(amount.sessions),
+        "|---|---:|---:|" + "---:|" * len(amount.sessions),
     ]
     for way, pace, what in (
         ("download", "real", "download, the agent at its real pace"),
         ("upload", "real", "upload"),
     ):
-        found = [by_name[_large_name(way, pace, count)] for count in amount.sessions]
+        found = [by_name[_large_name(way, pace, count)] for count in (None, *amount.sessions)]
         cells = [f"{row.tunnel:.3g}" for row in found]
-        lines.append(f"| {what} | {found[0].plain:.3g} | " + " | ".join(cells) + " |")
+        lines.append(f"| {what} | {found[1].plain:.3g} | " + " | ".join(cells) + " |")
     lines += ["", "| files of 4 KiB, seconds | cp -r | scp -r | rsync |", "|---|---:|---:|---:|"]
     for way in ("download", "upload"):
         scp, rsync = (by_name[_small_name(way, amount.small_files, other)] for other in ("scp -r", "rsync"))

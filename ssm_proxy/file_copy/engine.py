@@ -83,6 +83,7 @@ class Engine:
             KeyboardInterrupt: Ctrl-C; nothing half is left under a final name.
         """
         self._board.files_worth_a_link = UPLOADED_FILES_WORTH_A_LINK
+        self._pool.saves_processor = self._options.sessions is None
         return self._copy(lambda node, tell: plan_upload(node, sources, destination, self._options, tell), Upload)
 
     def download(self, sources: Sequence[bytes], destination: bytes) -> CopyResult:
@@ -103,6 +104,7 @@ class Engine:
             self._board.add(FromInput(fd, target, self._context, self._board.wake))
             return _NoEnd()
 
+        self._pool.saves_processor = self._options.sessions is None
         return self._copy(plan, Upload)
 
     def download_stream(self, source: bytes, fd: int) -> CopyResult:

@@ -39,6 +39,9 @@ ALIVE_WITHIN_S = 10.0
 NOTHING_MOVES_S = 20 * 60.0
 """No link hears anything: longer than a session is resumed for."""
 JOIN_S = 5.0
+MEASURED_OVER_S = 0.3
+BUSY_SHARE = 0.5
+"""Of a processor. Python's threads share one: if one link takes half of it, several are no faster."""
 
 logger = logging.getLogger("ssm_proxy.copy")
 
@@ -72,6 +75,9 @@ class Pool:
         self._openers: list[threading.Thread] = []
         self._next_at = 0.0
         self._has_told_fewer = False
+        self._measured: tuple[float, float] | None = None  # when, and how much time of processors was used until then
+        self.saves_processor = False
+        """Whether more links are opened only as long as the processor has room: where no agent paces them."""
         self.most_at_once = 0
         """The most links that worked at once."""
 
@@ -120,7 +126,7 @@ class Pool:
             if error is not None and not _is_temporary(error):  # trying again and again may lock the user out
                 return
         wanted = min(self._most, self._board.wanted_links)
-        if now < self._next_at:
+        if now < self._next_at or (self.saves_processor and working and not self._has_room(now, opening)):
             return
         of_round = self._round
         # While none works it is not known whether any can.
@@ -130,6 +136,15 @@ class Pool:
             opener = threading.Thread(target=self._open, args=(of_round,), name="ssm-proxy copy opening", daemon=True)
             self._openers = [each for each in self._openers if each.is_alive()] + [opener]
             opener.start()
+
+    def _has_room(self, now: float, opening: int) -> bool:
+        """Whether the links, without the opening of others, have lately left most of a processor to this program."""
+        used = time.process_time()
+        since, before = self._measured or (now, used)
+        is_over = now - since >= MEASURED_OVER_S
+        if self._measured is None or is_over or opening:
+            self._measured = now, used
+        return is_over and not opening and used - before < BUSY_SHARE * (now - since)
 
     def close(self) -> None:
         """End all links; in bounded time."""

@@ -14,7 +14,9 @@ from ssm_proxy.file_copy.board import Board, Range
 from ssm_proxy.file_copy.context import Context
 from ssm_proxy.file_copy.pool import (
     ALIVE_WITHIN_S,
+    BUSY_SHARE,
     FAILURES_IN_A_ROW,
+    MEASURED_OVER_S,
     NOTHING_MOVES_S,
     OPENED_AT_ONCE,
     STANDS_STILL_S,
@@ -102,6 +104,33 @@ def test_a_link_has_begun_before_anybody_can_wait_for_its_end(rig: Rig) -> None:
     rig.wait_for_openers()
     assert len(rig.links) == 1 + OPENED_AT_ONCE
     assert not any(link.was_seen for link in rig.links)
+
+
+def test_more_links_are_opened_as_long_as_the_processor_has_room(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    now, used = time.monotonic(), 0.0
+    monkeypatch.setattr(time, "process_time", lambda: used)
+    rig.pool.saves_processor = True
+
+    def links_after(seconds: float, share: float) -> int:
+        nonlocal now, used
+        now += seconds
+        used += share * seconds
+        rig.pool.manage(now)
+        rig.wait_for_openers()
+        return len(rig.links)
+
+    rig.pool.manage(now)
+    assert links_after(MEASURED_OVER_S * 1.1, BUSY_SHARE * 1.1) == 1
+    assert links_after(MEASURED_OVER_S * 0.9, 0.0) == 1, "not over yet"
+    assert links_after(MEASURED_OVER_S * 0.2, 0.0) == 1 + OPENED_AT_ONCE
+    assert links_after(MEASURED_OVER_S * 1.1, BUSY_SHARE * 1.1) == 1 + OPENED_AT_ONCE
+    assert links_after(MEASURED_OVER_S * 1.1, BUSY_SHARE * 0.9) == 8
+    # None that is lost is missed; but one at least has to work.
+    for link in rig.links:
+        link.ended(link, None)
+    rig.pool.manage(now)
+    rig.wait_for_openers()
+    assert len(rig.links) == 1
 
 
 def test_links_that_cannot_be_opened_at_the_same_time_are_one_failure(rig: Rig) -> None:
