@@ -117,26 +117,52 @@ def _no_matter(error: BaseException | None) -> None:
 
 
 def move(transport: paramiko.Transport, channel: paramiko.Channel, sftp: SftpConnection) -> bool:
-    """Send what is to be sent, wait for something to come for `STEP` at most; give whether it did.
+    """Send what is to be sent, wait for something to come for `STEP` at most, and handle it; give whether it did.
 
     Raises:
         LinkLost: the connection has ended.
         MalformedMessage: what came is no SFTP.
     """
+    data = exchange(transport, channel, sftp, _nobody_asks)
+    sftp.receive(data)
+    return bool(data)
+
+
+def exchange(
+    transport: paramiko.Transport, channel: paramiko.Channel, sftp: SftpConnection, went_on: Callable[[], None]
+) -> bytes:
+    """Send what is to be sent, wait for something to come for `STEP` at most; give it.
+
+    To send blocks for as long as the session takes nothing.
+
+    Args:
+        transport: has the channel.
+        channel: of SFTP.
+        sftp: what is sent.
+        went_on: called when some of it has been taken.
+
+    Raises:
+        LinkLost: the connection has ended.
+    """
     with lost_if_it_fails(transport):
         while sftp.has_data_to_send:
-            _send(transport, channel, sftp.data_to_send())
+            _send(transport, channel, sftp.data_to_send(), went_on)
         try:
             data = channel.recv(READ_BYTES)
         except TimeoutError:
-            return False
+            return b""
     if not data:
         raise lost(transport)
-    sftp.receive(data)
-    return True
+    return data
 
 
-def _send(transport: paramiko.Transport, channel: paramiko.Channel, data: bytes) -> None:
+def _nobody_asks() -> None:
+    """Stand in where nobody asks how a transfer goes on."""
+
+
+def _send(
+    transport: paramiko.Transport, channel: paramiko.Channel, data: bytes, went_on: Callable[[], None] = _nobody_asks
+) -> None:
     """Send all. What is asked for never fills the node's window for long, as it handles all that comes."""
     until = time.monotonic() + COMMAND_TIMEOUT
     with memoryview(data) as view:
@@ -151,6 +177,7 @@ def _send(transport: paramiko.Transport, channel: paramiko.Channel, data: bytes)
             if not count:
                 raise EOFError
             sent += count
+            went_on()
             until = time.monotonic() + COMMAND_TIMEOUT
 
 

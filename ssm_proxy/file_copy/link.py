@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, cast
 
 from ssm_proxy.errors import MalformedMessage, SsmProxyError
 from ssm_proxy.file_copy.board import Board, Job, Kind, Work
-from ssm_proxy.file_copy.channel import LinkLost, NodeShell, lost, move, open_sftp
+from ssm_proxy.file_copy.channel import LinkLost, NodeShell, exchange, lost, move, open_sftp
 from ssm_proxy.file_copy.checksums import node_files
 from ssm_proxy.file_copy.context import AgainNeeded, BecameLarge, Context, FileCopy, SplitCopy
 from ssm_proxy.file_copy.values import FileError
@@ -72,11 +72,12 @@ class Link:
         self.has_delivered = False
         """Whether it has brought any work to its end."""
         self.heard_at = time.monotonic()
-        """When the node last said something, or there was nothing to hear."""
+        """When the node last said something or took something, or there was nothing to hear."""
         self.answered_at = time.monotonic()
         """When it last said something."""
         self._is_probed = False
         self._turned_at = time.monotonic()
+        self._is_exchanging = False
         self._thread = threading.Thread(target=self._run, name="ssm-proxy copy", daemon=True)
 
     @property
@@ -106,7 +107,7 @@ class Link:
     @property
     def stands_still(self) -> bool:
         """Whether an answer is awaited; not while it is busy itself, with a command on the node or checksums here."""
-        return bool(self._under_way) and time.monotonic() - self._turned_at < BUSY_S
+        return bool(self._under_way) and (self._is_exchanging or time.monotonic() - self._turned_at < BUSY_S)
 
     async def handle(self, owner: object, path: bytes, flags: int) -> bytes:
         """See ``LinkFace``."""
@@ -156,9 +157,17 @@ class Link:
                     self.sftp.start(self._ask(), lambda _error: None)
                 else:
                     self._board.wait_for_work(0.1)
-            elif move(self.transport, channel, self.sftp):
-                self.heard_at = self.answered_at = time.monotonic()
+            else:
+                self._is_exchanging = True  # which lasts where the session takes nothing any more
+                data = exchange(self.transport, channel, self.sftp, self._went_on)
+                self._is_exchanging = False
+                if data:
+                    self.heard_at = self.answered_at = time.monotonic()
+                    self.sftp.receive(data)
         self._clean_up(channel)
+
+    def _went_on(self) -> None:
+        self.heard_at = time.monotonic()
 
     async def _ask(self) -> None:
         with contextlib.suppress(SftpStatus):

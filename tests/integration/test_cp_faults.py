@@ -20,9 +20,10 @@ from nodes import EMBEDDED, MIB, REAL, Key, MakeUser, StartEmulator, User, sessi
 
 from bench.sshd import Sshd
 from ssm_proxy.api.copying import copy
+from ssm_proxy.channel.data_channel import DataChannel
 from ssm_proxy.emulator import Emulator, Faults, Node
 from ssm_proxy.errors import SsmProxyError
-from ssm_proxy.file_copy import pool
+from ssm_proxy.file_copy import link, pool
 from ssm_proxy.file_copy.values import CopyIncomplete, CopyResult, Progress
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(180)]
@@ -281,6 +282,29 @@ def test_a_session_that_stands_still_is_replaced_when_all_others_are_done(
     finally:
         for pid in stopped:
             os.kill(pid, signal.SIGKILL)
+    assert checksum(there) == checksum(here)
+
+
+def test_a_session_that_takes_nothing_any_more_is_replaced(
+    make_copier: Callable[..., Copier], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever sends to it is stuck in that."""
+    monkeypatch.setattr(pool, "STANDS_STILL_S", 2.0)
+    monkeypatch.setattr(link, "BUSY_S", 0.5)
+    channels: list[DataChannel] = []
+    stopped: list[DataChannel] = []
+    room = DataChannel.input_room
+
+    def input_room(self: DataChannel, now: float) -> int:
+        if self not in channels:
+            channels.append(self)
+        return 0 if self in stopped else room(self, now)
+
+    monkeypatch.setattr(DataChannel, "input_room", input_room)
+    copier = make_copier(faults=Faults(bandwidth=1_000_000))  # so that there is more to send when it stops
+    here, there = tmp_path / "here", tmp_path / "there"
+    here.write_bytes(os.urandom(SIZE))
+    copier(here, f"{REAL}:{there}", when_begun=lambda: stopped.append(channels[0]))
     assert checksum(there) == checksum(here)
 
 
