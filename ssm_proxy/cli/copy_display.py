@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from ssm_proxy.errors import SsmProxyError
 
 LONGEST_NAME = 24
+WORTH_SAYING_S = 3.0
+"""That nothing moves."""
 _NEVER_BLOCKS = 512
 """What POSIX lets nobody wait for who was told that a pipe takes something (PIPE_BUF)."""
 _STEP_S = 0.1
@@ -178,6 +180,9 @@ class LineDisplay:
 class BarDisplay:
     """One line that changes: how much, how fast, how long, over how many sessions. Failures and notices go above it."""
 
+    def __init__(self) -> None:
+        self._moved_at = time.monotonic()
+
     @cached_property
     def _bar(self) -> tqdm[Any]:
         """Drawn when there is something to show: until then a person may be asked for a passphrase on that line."""
@@ -191,7 +196,7 @@ class BarDisplay:
             dynamic_ncols=True,
             file=sys.stderr,
             leave=False,
-            miniters=1,
+            miniters=0,  # also while nothing moves
             mininterval=0.1,
             desc="connecting",
             smoothing=0.1,
@@ -213,7 +218,14 @@ class BarDisplay:
         else:
             files = _short(progress.current)
         bar.set_description_str(files, refresh=False)
-        bar.set_postfix_str(_sessions(progress.sessions), refresh=False)
+        now = time.monotonic()
+        if progress.done_bytes != bar.n:
+            self._moved_at = now
+        doing = _sessions(progress.sessions)
+        if now - self._moved_at >= WORTH_SAYING_S:  # the rate beside it is of what came before
+            is_all_there = progress.done_bytes >= progress.total_bytes and not progress.is_counting
+            doing += ", verifying" if is_all_there else f", nothing for {now - self._moved_at:.0f} s"
+        bar.set_postfix_str(doing, refresh=False)
         bar.n = progress.done_bytes
         bar.update(0)
 

@@ -33,6 +33,9 @@ LONGEST_PAUSE_S = 20.0
 FAILURES_IN_A_ROW = 6
 """After which no more are opened while some work; and the copy ends if none do."""
 TRY_AGAIN_AFTER_S = 60.0
+ANOTHER_AFTER_S = 5.0
+"""While none works and the one that is being opened says nothing: an agent tells of a refused port after 60 s."""
+NONE_IS_TOLD_AFTER_S = 3.0
 STANDS_STILL_S = 30.0
 """A link that waits so long for an answer, while others get theirs, is replaced."""
 ALIVE_WITHIN_S = 10.0
@@ -74,6 +77,8 @@ class Pool:
         self._error: SsmProxyError | None = None
         self._openers: list[threading.Thread] = []
         self._next_at = 0.0
+        self._began_opening_at = 0.0
+        self._worked_at: float | None = time.monotonic()  # None: that none does was told
         self._has_told_fewer = False
         self._measured: tuple[float, float] | None = None  # when, and how much time of processors was used until then
         self.saves_processor = False
@@ -116,9 +121,12 @@ class Pool:
         self._cut_what_stands_still(now)
         with self._lock:
             working, opening, error = len(self._links), self._opening, self._error
-        if error is not None and not working and not opening:
+        self._tell_whether_any_works(now, working, error)
+        if error is not None and not working:
             if max(self._failures, self._useless) >= FAILURES_IN_A_ROW or not _is_temporary(error):
-                raise error
+                if not opening:
+                    raise error
+                return  # what is still being opened may work
         elif self._failures >= FAILURES_IN_A_ROW or (error is not None and not _is_temporary(error)):
             if not self._has_told_fewer and error is not None:
                 self._has_told_fewer = True
@@ -129,13 +137,26 @@ class Pool:
         if now < self._next_at or (self.saves_processor and working and not self._has_room(now, opening)):
             return
         of_round = self._round
-        # While none works it is not known whether any can.
-        for _ in range(min(wanted - working, OPENED_AT_ONCE if working else 1) - opening):
+        at_once = min(wanted - working, OPENED_AT_ONCE)
+        if not working:  # it is not known whether any can
+            is_silent = opening > 0 and now >= self._began_opening_at + ANOTHER_AFTER_S
+            at_once = min(opening + 1, OPENED_AT_ONCE) if is_silent else 1
+        for _ in range(at_once - opening):
+            self._began_opening_at = now
             with self._lock:
                 self._opening += 1
             opener = threading.Thread(target=self._open, args=(of_round,), name="ssm-proxy copy opening", daemon=True)
             self._openers = [each for each in self._openers if each.is_alive()] + [opener]
             opener.start()
+
+    def _tell_whether_any_works(self, now: float, working: int, error: SsmProxyError | None) -> None:
+        if working:
+            if self._worked_at is None:
+                self._context.notice("the copy goes on")
+            self._worked_at = now
+        elif self._worked_at is not None and error is not None and now >= self._worked_at + NONE_IS_TOLD_AFTER_S:
+            self._worked_at = None
+            self._context.notice(f"no session works any more, opening another: {error.message}")
 
     def _has_room(self, now: float, opening: int) -> bool:
         """Whether the links, without the opening of others, have lately left most of a processor to this program."""
@@ -215,7 +236,7 @@ class Pool:
             ended=lambda link, error: self._ended(link, error, of_round),
         )
         with self._lock:
-            if self._is_closed:
+            if self._is_closed or len(self._links) >= self._most:
                 client.close()
                 return
             self._links.append(link)

@@ -280,6 +280,21 @@ def test_the_bar(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "a\x1bb" not in text
 
 
+@pytest.mark.parametrize(("done", "text"), [(5, "2 sessions, nothing for "), (10, "2 sessions, verifying")])
+def test_the_bar_goes_on_while_nothing_moves(monkeypatch: pytest.MonkeyPatch, done: int, text: str) -> None:
+    terminal = Terminal()
+    monkeypatch.setattr("sys.stderr", terminal)
+    monkeypatch.setattr(copy_display, "WORTH_SAYING_S", 0.2)
+    with make_display(Lines(), as_json=False, is_quiet=False) as display:  # type: ignore[arg-type]
+        display.show(replace(PROGRESS, done_bytes=done))
+        assert text not in terminal.getvalue()
+        until = time.monotonic() + 20
+        while text not in terminal.getvalue():
+            assert time.monotonic() < until, terminal.getvalue()
+            display.show(replace(PROGRESS, done_bytes=done, sessions=2))
+            time.sleep(0.05)
+
+
 def test_a_long_name_keeps_its_end_in_the_bar() -> None:
     assert copy_display._short("x" * 24) == "x" * 24
     assert copy_display._short("y" + "x" * 24) == "…" + "x" * 23

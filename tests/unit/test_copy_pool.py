@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,6 +16,7 @@ from ssm_proxy.file_copy.board import Board, Range
 from ssm_proxy.file_copy.context import Context
 from ssm_proxy.file_copy.pool import (
     ALIVE_WITHIN_S,
+    ANOTHER_AFTER_S,
     BUSY_SHARE,
     FAILURES_IN_A_ROW,
     MEASURED_OVER_S,
@@ -74,17 +77,25 @@ class Rig:
         self.board.add(Large())
         self.error: SsmProxyError | None = None
         self.attempts = 0
-        self.pool = Pool(self._open, self.board, Context(CopyOptions(), is_striped=True), most=8)
+        self.may_open = threading.Event()
+        self.may_open.set()
+        self.context = Context(CopyOptions(), is_striped=True)
+        self.pool = Pool(self._open, self.board, self.context, most=8)
 
     def _open(self) -> Any:
         self.attempts += 1
+        assert self.may_open.wait(GIVEN_UP_WITHIN)
         if self.error is not None:
             raise self.error
-        return self.pool
+        return SimpleNamespace(_lock=self.pool._lock, close=lambda: None)
 
     @property
     def links(self) -> list[Any]:
         return list(self.pool._links)
+
+    @property
+    def notices(self) -> list[str]:
+        return self.context.take_outcomes()[1]
 
     def wait_for_openers(self) -> None:
         for opener in self.pool._openers:
@@ -163,6 +174,62 @@ def test_one_is_tried_when_none_works_and_given_up_after_some_rounds(rig: Rig) -
     with pytest.raises(TransportClosed, match="no network"):
         manage_for_long()
     assert rig.attempts - before == FAILURES_IN_A_ROW
+
+
+def test_another_is_tried_beside_one_that_says_nothing_and_a_person_is_told(rig: Rig) -> None:
+    (link,) = rig.links
+    link.ended(link, TransportClosed("lost"))
+    rig.may_open.clear()
+    now = time.monotonic() + 100.0
+    for later, opening in ((0.0, 1), (ANOTHER_AFTER_S / 2, 1), (ANOTHER_AFTER_S, 2), (ANOTHER_AFTER_S * 2, 3)):
+        rig.pool.manage(now + later)
+        assert rig.pool._opening == opening
+    rig.pool.manage(now + ANOTHER_AFTER_S * 4)
+    rig.pool.manage(now + ANOTHER_AFTER_S * 8)
+    assert rig.pool._opening == OPENED_AT_ONCE
+    assert rig.notices == ["no session works any more, opening another: lost"]
+    rig.may_open.set()
+    rig.wait_for_openers()
+    rig.pool.manage(now + ANOTHER_AFTER_S * 8)
+    assert rig.notices == ["the copy goes on"]
+
+
+def test_who_is_still_trying_at_the_end_is_waited_for_and_nobody_else_tries(rig: Rig) -> None:
+    (link,) = rig.links
+    rig.error = TransportClosed("no network")
+    link.ended(link, TransportClosed("lost"))
+    now = time.monotonic()
+    while rig.pool._failures < FAILURES_IN_A_ROW - 1:
+        now += 100.0
+        rig.pool.manage(now)
+        rig.wait_for_openers()
+    rig.may_open.clear()
+    now += 100.0
+    rig.pool.manage(now)
+    rig.pool.manage(now + ANOTHER_AFTER_S)
+    assert rig.pool._opening == 2
+    rig.pool._failed(rig.error, rig.pool._round)
+    for step in range(2, 10):
+        rig.pool.manage(now + step * ANOTHER_AFTER_S)
+    assert rig.pool._opening == 2
+    rig.may_open.set()
+    rig.wait_for_openers()
+    with pytest.raises(TransportClosed, match="no network"):
+        rig.pool.manage(now + 100.0)
+
+
+def test_there_are_never_more_links_than_allowed(rig: Rig) -> None:
+    rig.pool._most = 2
+    (link,) = rig.links
+    link.ended(link, TransportClosed("lost"))
+    rig.may_open.clear()
+    now = time.monotonic() + 100.0
+    for step in range(4):
+        rig.pool.manage(now + step * ANOTHER_AFTER_S)
+    assert rig.pool._opening == 4
+    rig.may_open.set()
+    rig.wait_for_openers()
+    assert len(rig.links) == 2
 
 
 def test_a_silent_link_is_cut_when_those_answer_that_have_nothing_to_do(rig: Rig) -> None:
