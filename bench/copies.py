@@ -83,7 +83,7 @@ class _Copies:
         for way in ways:
             alone = self._rate(size, self._scp(way, source)) if with_scp else None
             one: float | None = None
-            for count in [*sessions, *([None] if with_scp else [])]:
+            for count in [*([None] if with_scp else []), *sessions]:
                 options = [] if count is None else ["--sessions", str(count)]
                 rate = self._rate(size, self._cp(way, source, *options))
                 bound = _TARGETS.get((self._pace, count)) if way == "download" and count is not None else None
@@ -97,7 +97,7 @@ class _Copies:
                         target=None if bound is None else Target(of="ratio", bound=bound, at_least=True),
                     )
                 )
-                one = one or rate
+                one = rate if count is not None and one is None else one
                 if way == "download" and self._pace == "real":
                     rows.append(
                         Row(

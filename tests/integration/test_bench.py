@@ -80,6 +80,8 @@ def test_a_quick_run_has_every_row() -> None:
             for pace in ("agent's real pace", "no pace")
             for way in ("download", "upload")
             for name in (
+                f"cp, {way}, {pace}, as many sessions as it takes by itself",
+                "processor: cp, download, agent's real pace, as many sessions as it takes by itself",
                 f"cp, {way}, {pace}, 1 session",
                 "processor: cp, download, agent's real pace, 1 session",
                 f"cp, {way}, {pace}, 2 sessions",
@@ -105,7 +107,7 @@ def test_a_quick_run_has_every_row() -> None:
         assert row["tunnel"] > 0
         assert row["plain"] is None or row["plain"] > 0
         assert (row["met"] is None) == (row["target"] is None)
-    assert sum(row["plain"] is not None for row in rows.values()) == 39
+    assert sum(row["plain"] is not None for row in rows.values()) == 44
     # What cannot be otherwise, if the right thing is measured.
     start = rows["`ssh host true`"]
     assert start["tunnel"] > start["plain"]
