@@ -116,7 +116,7 @@ class SessionConnector:
                 f"the session to {self.request.target} is over",
                 cause="the service does not know it any more: it timed out, or somebody ended it",
                 hint="connect again; an idle session ends after the idle timeout of the account's Session Manager "
-                "preferences (20 minutes by default), which ServerAliveInterval in ssh_config prevents",
+                "preferences (20 minutes by default), which with ssh ServerAliveInterval in ssh_config prevents",
             )
         return token
 
