@@ -160,8 +160,10 @@ class DataChannel:
             message = decode_agent_message(data)
             kind = message.message_type
             if kind == MessageType.ACKNOWLEDGE:
+                self._end_pause()
                 self._receive_acknowledge(message, now)
             elif kind == MessageType.OUTPUT:
+                self._end_pause()
                 self._receive_stream_message(message, now)
             elif kind == MessageType.CHANNEL_CLOSED:
                 self.is_closed = True
@@ -297,8 +299,7 @@ class DataChannel:
         if self.is_closed:
             return
         if self._paused_until is not None and now >= self._paused_until:
-            self._paused_until = None
-            self._events.append(PublicationChanged(paused=False))
+            self._end_pause()
         if self._open_until is not None and now >= self._open_until:
             self._fail(
                 HandshakeFailed(
@@ -342,6 +343,12 @@ class DataChannel:
         return self._round_trip.smoothed
 
     # --- receiving --------------------------------------------------------------------------------------------------
+
+    def _end_pause(self) -> None:
+        """Take note that the other end is there: nobody knows whether a start follows each pause (13)."""
+        if self._paused_until is not None:
+            self._paused_until = None
+            self._events.append(PublicationChanged(paused=False))
 
     def _receive_acknowledge(self, message: AgentMessage, now: float) -> None:
         number = decode_acknowledge(message.payload).sequence_number

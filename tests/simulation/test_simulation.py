@@ -424,12 +424,14 @@ class TestWithTheCongestionWindow:
         data = some_bytes(3_000_000)
         pair.send(data)
         pair.advance_to(pair.now + 1)
+        pair.agent.stall()
+        pair.advance_to(pair.now + 1)  # what it had said has arrived
         pair.channel.receive(PAUSE, pair.now)
         pair.settle()
-        pair.advance_to(pair.now + 1)
         sent = pair.up.sent_count
-        pair.advance_to(pair.now + 19)
+        pair.advance_to(pair.now + 20)
         assert pair.up.sent_count == sent
+        pair.agent.wake(pair.now)
         pair.channel.receive(START, pair.now)
         pair.settle()
         assert pair.run(lambda: pair.is_at_rest) < 4

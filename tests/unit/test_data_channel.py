@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import struct
+import uuid
 from collections.abc import Callable
 
 import pytest
@@ -565,9 +566,9 @@ class TestRejected:
 
 class TestPause:
     def test_holds_back_input_but_not_acknowledges(self, started: Side) -> None:
-        assert started.receive(PAUSE, now=SETTLED) == [PublicationChanged(paused=True)]
+        messages = wire_sketch.output(2, b"out"), PAUSE
+        assert started.receive(*messages, now=SETTLED)[-1] == PublicationChanged(paused=True)
         started.channel.send_input(b"x", SETTLED)
-        started.receive(wire_sketch.output(2, b"out"), now=SETTLED)
         frames = started.sent(SETTLED)
         assert (acknowledged(frames), inputs(frames)) == ([2], [])
         assert started.receive(START, now=SETTLED + 1) == [PublicationChanged(paused=False)]
@@ -598,6 +599,17 @@ class TestPause:
         started.channel.handle_deadline(lapse)
         assert started.channel.events() == [PublicationChanged(paused=False)]
         assert inputs(started.sent(lapse)) == [(1, 1, b"x")]
+
+    def test_whatever_the_agent_says_ends_it(self, started: Side) -> None:
+        """As the agent takes it; nobody knows whether a start follows."""
+        started.channel.send_input(b"x", SETTLED)
+        (frame,) = started.sent(SETTLED)
+        acknowledge = wire_sketch.acknowledge(frame, uuid.UUID(int=1))
+        for number, message in enumerate((acknowledge, wire_sketch.output(2, b"out"))):
+            started.receive(PAUSE, now=SETTLED + number)
+            started.channel.send_input(b"y", SETTLED + number)
+            assert PublicationChanged(paused=False) in started.receive(message, now=SETTLED + number)
+            assert inputs(started.sent(SETTLED + number))[-1] == (2 + number, 1, b"y")
 
     def test_another_pause_begins_its_time_anew(self, started: Side) -> None:
         started.receive(PAUSE, now=SETTLED)
