@@ -334,6 +334,14 @@ class DataChannel:
         return self._handshake.state is HandshakeState.COMPLETE
 
     @property
+    def output_is_missing(self) -> bool:
+        """Whether the agent sent something that has not come: later messages have. At the end it never will.
+
+        What was lost with nothing behind it cannot be known.
+        """
+        return self._incoming.has_hole
+
+    @property
     def retransmission_count(self) -> int:
         return self._outgoing.retransmission_count
 

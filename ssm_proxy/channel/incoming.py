@@ -22,6 +22,12 @@ class Incoming:
         self.expected_sequence_number = 0
         self._stored: dict[int, AgentMessage] = {}
         self._stored_bytes = 0
+        self._last_early = -1  # highest number that came before its turn, stored or not
+
+    @property
+    def has_hole(self) -> bool:
+        """Whether a message is missing: a later one came, and it did not."""
+        return self._last_early >= self.expected_sequence_number
 
     def accept(self, message: AgentMessage) -> tuple[bool, list[AgentMessage]]:
         """Take one stream message.
@@ -42,6 +48,7 @@ class Incoming:
             return True, ready
         if number < expected:
             return number >= 0, []
+        self._last_early = max(self._last_early, number)
         if number not in self._stored:
             size = len(message.payload)
             if len(self._stored) >= MAX_STORED_MESSAGES or self._stored_bytes + size > MAX_STORED_BYTES:

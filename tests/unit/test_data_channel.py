@@ -817,6 +817,31 @@ class TestChannelClosed:
         assert events == [OutputReceived(b"bye"), ChannelClosed("")]
         assert acknowledged(started.sent()) == [2]
 
+    def test_output_that_is_missing_at_the_end_is_known_by_what_came_behind_it(self, started: Side) -> None:
+        lost = wire_sketch.output(3, b"lost")
+        events = started.receive(wire_sketch.output(2, b"before"), wire_sketch.output(4, b"behind"), closed(b"{}"))
+        assert events == [OutputReceived(b"before"), ChannelClosed("")]
+        assert started.channel.output_is_missing
+        assert started.receive(lost) == [], "nothing follows an end"
+        assert started.channel.output_is_missing
+
+    def test_output_that_came_late_is_not_missing(self, started: Side) -> None:
+        started.receive(wire_sketch.output(3, b"behind"))
+        assert started.channel.output_is_missing
+        assert started.receive(wire_sketch.output(2, b"late"), closed(b"{}")) == [
+            OutputReceived(b"late"),
+            OutputReceived(b"behind"),
+            ChannelClosed(""),
+        ]
+        assert not started.channel.output_is_missing
+
+    def test_output_may_be_missing_before_the_session_has_begun(self) -> None:
+        side = Side()
+        assert side.receive(wire_sketch.output(1, b"of a shell without handshake"), closed(b"{}")) == [
+            ChannelClosed("")
+        ]
+        assert side.channel.output_is_missing
+
     @pytest.mark.parametrize("end", [closed(b"{}"), b"garbage"], ids=["closed", "failed"])
     def test_nothing_happens_after_an_end(self, started: Side, end: bytes) -> None:
         started.channel.send_input(b"x", SETTLED)

@@ -78,6 +78,33 @@ def test_a_full_store_ignores_later_numbers_but_takes_the_expected_one() -> None
     assert incoming.accept(message(beyond + 1)) == (True, [])  # the room is back
 
 
+def test_a_hole_is_known_as_long_as_something_behind_it_has_come() -> None:
+    incoming = Incoming()
+    assert not incoming.has_hole
+    for number in (0, 2, 4):
+        incoming.accept(message(number))
+        assert incoming.has_hole == (number > 0)
+    incoming.accept(message(1))
+    assert incoming.has_hole, "3 is missing still"
+    incoming.accept(message(1))
+    incoming.accept(message(3))
+    assert not incoming.has_hole
+    incoming.accept(message(5))
+    incoming.accept(message(2))  # a repeat is no hole
+    assert not incoming.has_hole
+
+
+def test_what_there_was_no_room_for_is_missing_as_well() -> None:
+    incoming = Incoming()
+    incoming.accept(message(1, HALF))
+    incoming.accept(message(2, HALF))
+    assert incoming.accept(message(3)) == (False, [])
+    assert numbers(incoming.accept(message(0))[1]) == [0, 1, 2]
+    assert incoming.has_hole
+    incoming.accept(message(3))
+    assert not incoming.has_hole
+
+
 def test_the_store_is_bounded_in_bytes_as_well() -> None:
     incoming = Incoming()
     assert incoming.accept(message(1, HALF))[0]
