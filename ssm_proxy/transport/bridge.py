@@ -82,6 +82,8 @@ class BridgeOutcome:
     """What the service gave as the reason, often nothing; None if it did not end the session."""
     signal_number: int | None
     """The signal that ended us."""
+    output_is_missing: bool = False
+    """The service ended it while some of what the node had sent was known to be missing, and somebody here wants it."""
 
 
 class Bridge:
@@ -156,7 +158,12 @@ class Bridge:
             self._shut_down()
         if self._error is not None:
             raise self._error
-        return BridgeOutcome(closed_reason=self._closed_reason, signal_number=self._signal_number)
+        is_wanted = self._signal_number is None and not self._application.is_over
+        return BridgeOutcome(
+            closed_reason=self._closed_reason,
+            signal_number=self._signal_number,
+            output_is_missing=self._closed_reason is not None and is_wanted and self._channel.output_is_missing,
+        )
 
     # --- the loop ---------------------------------------------------------------------------------------------------
 

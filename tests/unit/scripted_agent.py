@@ -104,6 +104,10 @@ class ScriptedAgent:
         for start in range(0, len(data), 1024):
             self._send_stream(data[start : start + 1024], PayloadType.OUTPUT)
 
+    def lose(self, data: bytes) -> None:
+        """Send output in one message that is lost on the way; it comes with the next connection, if there is one."""
+        self._send_stream(data, PayloadType.OUTPUT, is_lost=True)
+
     def send_raw(self, data: bytes) -> None:
         with self._sending:
             if self._connection is not None:
@@ -219,13 +223,14 @@ class ScriptedAgent:
         else:
             self.received += message.payload
 
-    def _send_stream(self, payload: bytes, payload_type: int) -> None:
+    def _send_stream(self, payload: bytes, payload_type: int, *, is_lost: bool = False) -> None:
         with self._sending:
             number = self._next
             data = frame(self._message(MessageType.OUTPUT, payload, sequence_number=number, payload_type=payload_type))
             self._unacknowledged[number] = data
             self._next = number + 1
-            self.send_raw(data)
+            if not is_lost:
+                self.send_raw(data)
 
     @staticmethod
     def _message(kind: str, payload: bytes, **fields: int) -> bytes:

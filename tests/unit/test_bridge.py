@@ -418,6 +418,49 @@ class TestEnd:
         tunnel.agent.close_channel("enough")
         assert tunnel.finish().closed_reason == "enough"
 
+    def test_output_that_is_missing_is_told_when_all_that_came_was_taken(self, make: MakeHarness) -> None:
+        harness = make()
+        harness.start(reading=False)
+        harness.agent.wait_until_ready()
+        data = os.urandom(400_000)  # more than a pipe takes
+        harness.agent.send(data)
+        harness.agent.lose(b"lost")
+        harness.agent.send(b"behind it")
+        harness.agent.close_channel()
+        harness.agent.wait(lambda: harness.agent.ends == 1, "the end of the connection")
+        harness.reader.going.set()
+        outcome = harness.finish()
+        harness.reader.wait_for(GREETING + data)
+        assert outcome == BridgeOutcome(closed_reason="", signal_number=None, output_is_missing=True)
+        assert harness.connector.terminations == 0
+
+    def test_output_that_came_again_is_not_missing(self, tunnel: Harness) -> None:
+        tunnel.agent.lose(b"lost, ")
+        tunnel.agent.send(b"behind it")
+        tunnel.agent.drop("fin")
+        tunnel.agent.wait_for_openings(2)
+        tunnel.reader.wait_for(GREETING + b"lost, behind it")
+        tunnel.agent.close_channel()
+        assert not tunnel.finish().output_is_missing
+
+    @pytest.mark.parametrize("how", ["reader", "signal"])
+    def test_nobody_is_told_who_does_not_want_it(self, make: MakeHarness, how: str) -> None:
+        harness = make()
+        harness.start(reading=False)
+        harness.agent.wait_until_ready()
+        harness.agent.send(b"x" * 400_000)  # so that it waits for its reader
+        harness.agent.lose(b"lost")
+        harness.agent.send(b"behind it")
+        harness.agent.close_channel()
+        harness.agent.wait(lambda: harness.agent.ends == 1, "the end of the connection")
+        if how == "reader":
+            harness.vanish()
+        else:
+            harness.bridge.stop(signal.SIGTERM)
+        outcome = harness.finish(2.0)
+        assert outcome.closed_reason == ""
+        assert not outcome.output_is_missing
+
     def test_a_vanished_reader_is_a_quiet_end(self, make: MakeHarness) -> None:
         harness = make()
         harness.start(reading=False)
