@@ -18,6 +18,10 @@ _KEY_REFUSED = "Fetching data key failed"
 """How the agent begins what it reports when KMS does not decrypt the data key (amazon-ssm-agent,
 agent/session/crypto/blockcipher.go)."""
 
+NOT_SENT_AGAIN = "it was lost on the way, and the agent did not send it again"
+"""Why output is missing from a session that the node did not end."""
+_LOST_BEFORE_END = "it was lost on the way just before the end, and the agent had no time to send it again"
+
 
 def closed_by_service(target: str, reason: str, *, has_begun: bool = True) -> SsmProxyError:
     """Give the error for a session that the service ended.
@@ -61,22 +65,46 @@ def cannot_be_forwarded(destination: str, reason: str) -> RemotePortRefused:
     )
 
 
-def told_status(code: int | None, closed_reason: str | None) -> int:
-    """Give the status that the document reports, where the command's own did not come.
+def output_missing(target: str, cause: str = "") -> SessionEnded:
+    """Give the error for a session that is over while some of its output is known to be missing.
 
     Args:
-        code: what the document reported, if anything.
+        target: for the text.
+        cause: what the service gave as its reason, or what else is known; may be empty.
+    """
+    return SessionEnded(
+        f"some of what {target} sent did not arrive",
+        cause=cause or _LOST_BEFORE_END,
+        hint="what was received is not all; run it again",
+    )
+
+
+def command_status(
+    target: str, *, status: int | None, code: int | None, closed_reason: str | None, output_is_missing: bool
+) -> int:
+    """Give the status of a command whose session is over.
+
+    Args:
+        target: for the text.
+        status: its own, if that came.
+        code: what the document reported, if anything; counts where its own did not come.
         closed_reason: what the service gave, None if it did not end the session.
+        output_is_missing: whether some of what the node sent is known to be missing.
 
     Raises:
-        SessionEnded: it reports none.
+        SessionEnded: there is none, or the command's output is not all there.
     """
     from ssm_proxy.sessions.command import MAX_STATUS
 
-    if code is not None and 0 < code <= MAX_STATUS:
-        return code
-    raise SessionEnded(
-        "the session ended, and the command's exit status did not come",
-        cause=closed_reason or "the service gave no reason; somebody may have terminated the session",
-        hint="its output, as far as it came, may not be all; a node without a POSIX shell needs start-session",
-    )
+    if status is None and code is not None and 0 < code <= MAX_STATUS:
+        status = code
+    if status is None:
+        no_reason = "the service gave no reason; somebody may have terminated the session"
+        raise SessionEnded(
+            "the session ended, and the command's exit status did not come",
+            cause=closed_reason or (_LOST_BEFORE_END if output_is_missing else no_reason),
+            hint="its output, as far as it came, may not be all; a node without a POSIX shell needs start-session",
+        )
+    if output_is_missing:
+        raise output_missing(target, closed_reason or "")
+    return status

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from ssm_proxy.channel.data_channel import DataChannel
 from ssm_proxy.connector import SessionConnector
+from ssm_proxy.ends import NOT_SENT_AGAIN, output_missing
 from ssm_proxy.errors import ChannelClosed, RemotePortRefused
 from ssm_proxy.session import Session
 from ssm_proxy.sessions.port import check_stream_session
@@ -66,7 +67,11 @@ def check_end(outcome: BridgeOutcome, pipes: Pipes, *, target: str, port: int | 
     Raises:
         RemotePortRefused: nothing ever came from the port.
         ChannelClosed: the service ended the session and said why.
+        SessionEnded: some of the output is missing.
     """
+    is_missing = outcome.output_is_missing or (pipes.fell_quiet and pipes.output_is_missing)
+    if is_missing and not outcome.closed_reason:
+        raise output_missing(target, "" if outcome.output_is_missing else NOT_SENT_AGAIN)
     if pipes.fell_quiet and not pipes.output_bytes and not pipes.input_bytes:
         raise RemotePortRefused(
             f"nothing came from port {port} of {target}",
@@ -75,7 +80,7 @@ def check_end(outcome: BridgeOutcome, pipes: Pipes, *, target: str, port: int | 
             "does not",
         )
     reason = outcome.closed_reason
-    if reason is not None and not pipes.output_bytes and not (pipes.input_ended and not reason):
+    if reason is not None and not is_missing and not pipes.output_bytes and not (pipes.input_ended and not reason):
         raise RemotePortRefused(
             f"port {port} of {target} did not answer",
             cause=reason or "the agent ended the session before the port had sent anything",

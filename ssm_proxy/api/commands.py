@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from ssm_proxy.api.service import Service
 from ssm_proxy.api.session_thread import STOP_TIMEOUT, SessionThread
 from ssm_proxy.connector import SessionRequest
-from ssm_proxy.ends import told_status
+from ssm_proxy.ends import command_status
 from ssm_proxy.errors import CommandFailed, TransportTimeout, UsageError
 from ssm_proxy.sessions.command import MARKER_BYTES, NONINTERACTIVE_DOCUMENT, check_command_session, command_text
 from ssm_proxy.transport.command_output import CollectedOutput
@@ -86,7 +86,7 @@ def run(
 
     Raises:
         TransportTimeout: it took longer. The session is ended, and with it the command, some seconds later.
-        SessionEnded: the session ended before the command, or the command could not be run.
+        SessionEnded: the session ended before the command or all of its output came, or the command could not be run.
         SsmProxyError: as `connect`.
     """
     if isinstance(argv, str | bytes) or not argv:
@@ -116,8 +116,14 @@ def run(
         return service.make_session(request, make_application, check_session=check_command_session)
 
     def judge(outcome: BridgeOutcome) -> SsmProxyError | None:
-        status = outputs[0].status
-        statuses.append(told_status(outputs[0].code, outcome.closed_reason) if status is None else status)
+        status = command_status(
+            target,
+            status=outputs[0].status,
+            code=outputs[0].code,
+            closed_reason=outcome.closed_reason,
+            output_is_missing=outcome.output_is_missing,
+        )
+        statuses.append(status)
         return None
 
     thread = SessionThread(make_session, judge=judge, release=service.close)

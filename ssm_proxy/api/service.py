@@ -12,7 +12,7 @@ from ssm_proxy.api.connection import Connection
 from ssm_proxy.api.session_thread import SessionThread
 from ssm_proxy.aws.control_plane import BotocoreControlPlane
 from ssm_proxy.connector import SessionConnector, SessionRequest
-from ssm_proxy.ends import FAILED_AT_START_WITHIN, closed_by_service
+from ssm_proxy.ends import FAILED_AT_START_WITHIN, closed_by_service, output_missing
 from ssm_proxy.errors import RemotePortRefused, SsmProxyError, TransportTimeout, UsageError
 from ssm_proxy.session import Session
 from ssm_proxy.sessions.port import STREAM_DOCUMENT, check_stream_session
@@ -117,13 +117,19 @@ class Service:
         streams: list[SocketStream] = []
         began = time.monotonic()
 
-        def ended(reason: str) -> None:
+        def ended(reason: str, output_is_missing: bool) -> None:
             if not reason:
-                # A server that has finished. A session that somebody terminated by the API gives no reason either.
+                if output_is_missing:
+                    thread.settle(output_missing(target))
+                # Else a server that has finished. A session that somebody terminated by the API gives no reason either.
                 return
             if not thread.begun.done():
                 thread.settle(closed_by_service(target, reason, has_begun=False))
-            elif not streams[0].output_bytes and time.monotonic() - began < FAILED_AT_START_WITHIN:
+            elif (
+                not output_is_missing
+                and not streams[0].output_bytes
+                and time.monotonic() - began < FAILED_AT_START_WITHIN
+            ):
                 thread.settle(_did_not_answer(target, port, reason))
             else:
                 thread.settle(closed_by_service(target, reason))

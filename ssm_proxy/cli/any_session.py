@@ -18,7 +18,7 @@ from ssm_proxy.cli.session_command import (
     make_session,
     run_session,
 )
-from ssm_proxy.ends import cannot_be_forwarded, closed_by_service
+from ssm_proxy.ends import cannot_be_forwarded, closed_by_service, output_missing
 from ssm_proxy.errors import PortError
 from ssm_proxy.sessions.command import MAX_STATUS
 from ssm_proxy.sessions.port import LocalEnd, PortKind, local_end, port_kind
@@ -163,6 +163,8 @@ class _Choice:
         def status(outcome: BridgeOutcome) -> int:
             if outcome.signal_number is not None:
                 return exit_status(outcome)
+            if outcome.output_is_missing and (command.code is not None or not command.interrupt_count):
+                raise output_missing(self._target, outcome.closed_reason or "")
             if command.code is not None:
                 return command.code if 0 <= command.code <= MAX_STATUS else 1  # Windows has statuses of 32 bits
             if command.interrupt_count:
@@ -238,6 +240,8 @@ class _Choice:
     def _status_before_start(self, outcome: BridgeOutcome) -> int:
         if outcome.signal_number is None and outcome.closed_reason:
             raise closed_by_service(self._target, outcome.closed_reason, has_begun=False)
+        if outcome.output_is_missing:
+            raise output_missing(self._target)
         # Without a reason it is a normal end: a command that had nothing to say, for one (9.1).
         return exit_status(outcome)
 

@@ -56,6 +56,11 @@ class Pipes(ApplicationBase):
         """It ended because nothing came for `QUIET_TIME` after the end of input."""
 
     @property
+    def output_is_missing(self) -> bool:
+        """Whether the node sent something that has not come, though later output has."""
+        return self.channel.output_is_missing
+
+    @property
     def is_full(self) -> bool:
         return self._sink.is_full
 

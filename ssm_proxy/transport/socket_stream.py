@@ -35,7 +35,8 @@ class SocketStream(ApplicationBase):
         channel: where input goes.
         connection: our end of the pair; the program has the other one.
         begun: called when the session has begun.
-        ended: called when the service has closed the session, with its reason; the program may still take output.
+        ended: called when the service has closed the session, with its reason, and whether output is known to be
+            missing that the program would have taken; it may still take what came.
     """
 
     def __init__(
@@ -44,7 +45,7 @@ class SocketStream(ApplicationBase):
         connection: LocalConnection,
         *,
         begun: Callable[[], None],
-        ended: Callable[[str], None],
+        ended: Callable[[str, bool], None],
     ) -> None:
         super().__init__(channel)
         self._connection = connection
@@ -113,8 +114,11 @@ class SocketStream(ApplicationBase):
         self._quiet_since = now
 
     def closed(self, reason: str) -> None:
-        self._ended(reason)
-        self._connection.refuse_input()
+        connection = self._connection
+        # Of a program that has closed its end nothing more is heard: it may not have been noticed yet.
+        has_gone = connection.is_deaf or connection.other_end_has_gone()
+        self._ended(reason, self.channel.output_is_missing and not has_gone)
+        connection.refuse_input()
 
     def last_words(self, now: float) -> None:
         if not self._connection.input_ended:

@@ -24,6 +24,7 @@ class Channel:
         self.is_drained = True
         self.is_started = True
         self.is_closed = False
+        self.output_is_missing = False
         self.input_ended = False
 
     def input_room(self, now: float) -> int:
@@ -49,9 +50,9 @@ class World:
         self.program.settimeout(10)
         self.channel = Channel()
         self.local = LocalConnection(ours)
-        self.reasons: list[str] = []
+        self.ends: list[tuple[str, bool]] = []
         self.stream = SocketStream(
-            cast(DataChannel, self.channel), self.local, begun=lambda: None, ended=self.reasons.append
+            cast(DataChannel, self.channel), self.local, begun=lambda: None, ended=lambda *end: self.ends.append(end)
         )
         self.poller = PollPoller()
 
@@ -143,7 +144,7 @@ def test_a_reader_that_does_not_keep_up_is_no_silence(world: World) -> None:
 def test_when_the_service_has_closed_the_program_cannot_send_but_still_receives(world: World) -> None:
     world.stream.output([bytes(2_000_000)], 1.0)
     world.stream.closed("a reason")
-    assert world.reasons == ["a reason"]
+    assert world.ends == [("a reason", False)]
     with pytest.raises(BrokenPipeError):
         world.program.sendall(bytes(2_000_000))
     received = 0
@@ -153,3 +154,17 @@ def test_when_the_service_has_closed_the_program_cannot_send_but_still_receives(
     assert not world.stream.wants_write
     world.stream.finish()
     assert world.program.recv(1) == b""
+
+
+def test_a_program_that_still_takes_output_is_told_that_some_is_missing(world: World) -> None:
+    world.channel.output_is_missing = True
+    world.program.shutdown(socket.SHUT_WR)
+    world.stream.closed("")
+    assert world.ends == [("", True)]
+
+
+def test_one_that_has_closed_its_end_wanted_no_more_of_it(world: World) -> None:
+    world.channel.output_is_missing = True
+    world.program.close()  # which no turn has noticed yet
+    world.stream.closed("")
+    assert world.ends == [("", False)]

@@ -18,6 +18,7 @@ from ssm_proxy.connector import SessionConnector, SessionRequest
 from ssm_proxy.errors import ChannelClosed, OpeningRefused, RemotePortRefused, SessionEnded, TargetNotConnected
 from ssm_proxy.secret import Secret
 from ssm_proxy.session import _MessageIds
+from ssm_proxy.transport import pipes
 from ssm_proxy.tunnel import Tunnel
 
 REQUEST = SessionRequest(
@@ -297,6 +298,54 @@ class TestEnd:
         agent.wait_for_input(b"x")
         agent.close_channel()
         assert run.end() is None
+
+    def test_output_that_is_missing_at_the_end_is_told(self) -> None:
+        agent = ScriptedAgent()
+        with serving(agent) as server:
+            run = Run(server.port)
+            run.start()
+            assert os.read(run.output_reader, 100) == GREETING
+            agent.lose(b"lost")
+            agent.send(b"behind it")
+            agent.close_channel()
+            error = run.end()
+            run.close()
+        assert isinstance(error, SessionEnded)
+        assert error.message == "some of what i-0123456789abcdef0 sent did not arrive"
+        assert "no time to send it again" in (error.cause or "")
+        assert "run it again" in (error.hint or "")
+        assert error.exit_status == 9
+
+    def test_a_reason_is_told_where_output_is_missing_too(self, silent: tuple[ScriptedAgent, Run]) -> None:
+        agent, run = silent
+        agent.lose(b"lost")
+        agent.send(b"behind it")
+        agent.close_channel("the idle timeout was reached")
+        error = run.end()
+        assert isinstance(error, ChannelClosed), "the port did say something"
+        assert error.cause == "the idle timeout was reached"
+
+    def test_a_port_whose_first_words_were_lost_did_answer(self, silent: tuple[ScriptedAgent, Run]) -> None:
+        agent, run = silent
+        agent.lose(b"lost")
+        agent.send(b"behind it")
+        agent.close_channel()
+        error = run.end()
+        assert isinstance(error, SessionEnded)
+        assert error.message == "some of what i-0123456789abcdef0 sent did not arrive"
+
+    def test_output_that_is_missing_when_the_port_falls_quiet_is_told(
+        self, silent: tuple[ScriptedAgent, Run], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(pipes, "QUIET_TIME", 0.3)
+        agent, run = silent
+        os.close(run.input_writer)
+        agent.lose(b"lost")
+        agent.send(b"behind it")
+        error = run.end()
+        assert isinstance(error, SessionEnded)
+        assert error.message == "some of what i-0123456789abcdef0 sent did not arrive"
+        assert error.cause == "it was lost on the way, and the agent did not send it again"
 
     def test_a_reason_behind_output_is_told(self) -> None:
         agent = ScriptedAgent()

@@ -23,7 +23,7 @@ from ssm_proxy.cli.session_command import (
     surroundings,
 )
 from ssm_proxy.cli.streams import claim_streams
-from ssm_proxy.ends import told_status
+from ssm_proxy.ends import command_status
 from ssm_proxy.errors import SsmProxyError, UsageError
 
 if TYPE_CHECKING:
@@ -170,11 +170,15 @@ def _run_on_terminal(around: Surroundings, request: SessionRequest, streams: tup
 
     sorter = OutputSorter(marker)
     end = run_on_terminal(around, request, streams, sorter)
-    if sorter.status is not None:
-        return sorter.status
-    if end.local_status is not None:
+    if sorter.status is None and end.local_status is not None:
         return EXIT_FAILURE if end.shell.was_left else end.local_status
-    return told_status(end.shell.code, end.outcome.closed_reason)
+    return command_status(
+        request.target,
+        status=sorter.status,
+        code=end.shell.code,
+        closed_reason=end.outcome.closed_reason,
+        output_is_missing=end.outcome.output_is_missing,
+    )
 
 
 def _run_without(around: Surroundings, request: SessionRequest, streams: tuple[int, int], marker: str) -> int:
@@ -208,12 +212,17 @@ def _run_without(around: Surroundings, request: SessionRequest, streams: tuple[i
         )
         outcome = run_session(session, ending_signals=("SIGQUIT", "SIGTERM", "SIGHUP"))
     command = commands[0]
-    if command.status is not None:
-        return command.status
-    if outcome.signal_number is not None:
-        return exit_status(outcome)
-    if command.interrupt_count:
-        return _INTERRUPTED
-    if command.reader_is_gone:
-        return READER_GONE
-    return told_status(command.code, outcome.closed_reason)
+    if command.status is None:
+        if outcome.signal_number is not None:
+            return exit_status(outcome)
+        if command.interrupt_count:
+            return _INTERRUPTED
+        if command.reader_is_gone:
+            return READER_GONE
+    return command_status(
+        request.target,
+        status=command.status,
+        code=command.code,
+        closed_reason=outcome.closed_reason,
+        output_is_missing=outcome.output_is_missing,
+    )

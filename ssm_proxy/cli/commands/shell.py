@@ -17,7 +17,7 @@ from ssm_proxy.cli.session_command import (
     surroundings,
 )
 from ssm_proxy.cli.streams import claim_streams
-from ssm_proxy.ends import closed_by_service
+from ssm_proxy.ends import closed_by_service, output_missing
 from ssm_proxy.errors import SessionEnded
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ its output, and ends when it ends. As for every terminal, a line has at most 4,0
 has its meaning, and a program that is started reads what follows in the input. For scripts use exec.
 
 The exit status is 0 when the shell ended, whatever its own status was: the service does not tell it. It is
-9 if the service ended the session, or ~. did.
+9 if the service ended the session, or ~. did, or if some of the output is known to be missing.
 """
 
 
@@ -135,10 +135,12 @@ def shell_status(end: TerminalEnd, target: str) -> int:
     """Give the exit status of a shell session.
 
     Raises:
-        SsmProxyError: the service ended it, and said why.
+        SsmProxyError: the service ended it, and said why; or some of its output is missing.
     """
     if end.local_status is not None:
         return end.local_status
     if end.outcome.closed_reason:
         raise closed_by_service(target, end.outcome.closed_reason, has_begun=end.shell.has_started)
+    if end.outcome.output_is_missing:
+        raise output_missing(target)
     return 0
