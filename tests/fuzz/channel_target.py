@@ -291,6 +291,8 @@ class Machine:
             return
         try:
             message = decode_agent_message(data)
+            if message.message_type in (MessageType.ACKNOWLEDGE, MessageType.OUTPUT):
+                self.paused_until = None  # whoever is heard is there
             if message.message_type == MessageType.ACKNOWLEDGE:
                 number = decode_acknowledge(message.payload).sequence_number
                 self.take_acknowledge(number)
