@@ -12,6 +12,7 @@ import hashlib
 import logging
 import os
 import random
+import re
 import stat
 import threading
 import time
@@ -42,6 +43,11 @@ _WORTH_TELLING: Final = 3.0
 _TELL_INTERVAL: Final = 30.0
 _LARGEST_FILE: Final = 4096
 _FOLDER: Final = "ssm-proxy"
+_LOCK: Final = "starts.lock"
+"""One for all files: so they can be removed, which those that are locked themselves cannot safely be."""
+_FORGOTTEN: Final = 24 * 3600.0
+_OURS: Final = re.compile(r"starts-[0-9a-f]{16}\.(json|json\.new|lock)", re.ASCII)
+"""Earlier versions had a lock for each file."""
 
 
 class _Start:
@@ -184,7 +190,10 @@ class StartBudget:
         from ssm_proxy.aws.start_rate import first_pace
 
         def change(pace: Pace | None, now: float) -> Pace:
-            return first_pace(now) if pace is None else pace.throttled(now, in_turn=in_turn)
+            if pace is not None:
+                return pace.throttled(now, in_turn=in_turn)
+            self._remove_forgotten(now)
+            return first_pace(now)
 
         pace = self._update(change)
         if pace is not None:
@@ -209,7 +218,7 @@ class StartBudget:
         try:
             if not _make_folder(self._folder):
                 return None
-            lock = FileLock(self._path.removesuffix(".json") + ".lock", mode=0o600)
+            lock = FileLock(os.path.join(self._folder, _LOCK), mode=0o600)
             with lock.acquire(timeout=_LOCK_TIMEOUT, poll_interval=_LOCK_POLL):
                 now = time.time()
                 before = self._read()
@@ -240,6 +249,16 @@ class StartBudget:
         with os.fdopen(fd, "w") as file:
             file.write(text)
         os.replace(new, self._path)
+
+    def _remove_forgotten(self, now: float) -> None:
+        """Remove the files of accounts, regions and endpoints that nobody has used for long. The lock is held."""
+        assert self._folder is not None
+        with os.scandir(self._folder) as found:
+            for each in found:
+                with contextlib.suppress(OSError):  # then it stays
+                    is_old = now - each.stat(follow_symlinks=False).st_mtime > _FORGOTTEN
+                    if is_old and _OURS.fullmatch(each.name):
+                        os.unlink(each.path)
 
 
 def _is_refusal(answer: Mapping[str, Any]) -> bool:

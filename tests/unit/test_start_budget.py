@@ -98,7 +98,7 @@ def test_a_refused_start_is_repeated_in_its_turn_and_leaves_a_file_for_the_other
         assert len(service.requests) == 3
     path = state_file(home)
     assert (mode(path), mode(path.parent)) == (0o600, 0o700)
-    assert mode(path.with_suffix(".lock")) == 0o600
+    assert mode(path.with_name("starts.lock")) == 0o600
     pace = pace_in(path)
     assert pace.given_out >= 2
     assert pace.rate < 50.0  # the second refusal came in turn
@@ -222,6 +222,32 @@ def test_a_person_is_told_and_waiting_ends_when_nobody_wants_the_session(home: P
     (text,) = told
     assert text.startswith("StartSession is throttled; this one goes out in about ")
     assert text.endswith(" are before it")
+
+
+def test_files_of_long_ago_are_removed_when_a_new_one_is_made(home: Path) -> None:
+    folder = home / ".cache" / "ssm-proxy"
+    folder.mkdir(parents=True)
+    long_ago = time.time() - 25 * 3600
+    old = ["starts-0123456789abcdef.json", "starts-0123456789abcdef.lock", "starts-0123456789abcdef.json.new"]
+    others = ["starts-0123456789abcdef.txt", "starts-1.json", "starts.json", "known_hosts"]
+    young = ["starts-fedcba9876543210.json", "starts-fedcba9876543210.lock"]
+    for name in (*old, *others, *young):
+        (folder / name).touch()
+        if name not in young:
+            os.utime(folder / name, (long_ago, long_ago))
+    a_folder = folder / "starts-00000000000000ff.json"
+    a_folder.mkdir()
+    os.utime(a_folder, (long_ago, long_ago))
+    with running(REFUSED, STARTED) as service:
+        start(plane(service))
+        (made,) = [each for each in state_files(home) if each.name not in (*others, *young, a_folder.name)]
+        os.utime(made, (long_ago, long_ago))
+        (folder / old[0]).touch()
+        os.utime(folder / old[0], (long_ago, long_ago))
+        start(plane(service))
+        assert (folder / old[0]).exists(), "nobody was refused"
+    left = {*others, *young, old[0], made.name, "starts.lock", a_folder.name}
+    assert {each.name for each in folder.iterdir()} == left
 
 
 def test_the_turn_comes_sooner_when_the_rate_grows(home: Path, monkeypatch: Any) -> None:
@@ -358,7 +384,7 @@ def test_a_process_that_was_killed_frees_the_lock_and_one_that_hangs_holds_nobod
             "import sys, time\nfrom filelock import FileLock\nlock = FileLock(sys.argv[1])\nlock.acquire()\n"
             "print('held', flush=True)\ntime.sleep(600)\n"
         )
-        arguments = [sys.executable, "-c", program, str(path.with_suffix(".lock"))]
+        arguments = [sys.executable, "-c", program, str(path.with_name("starts.lock"))]
         with subprocess.Popen(arguments, stdout=subprocess.PIPE) as holder:
             try:
                 assert holder.stdout is not None
