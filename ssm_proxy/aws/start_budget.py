@@ -34,6 +34,8 @@ _MEMORY: Final = 300.0
 """``start_rate.MEMORY``; that is imported only when the file is younger."""
 _LOCK_TIMEOUT: Final = 2.0
 _LOCK_POLL: Final = 0.01
+_LEAVING_TIMEOUT: Final = 0.5
+"""For the lock, when nobody wants the session any more."""
 _LONGEST_NAP: Final = 5.0
 _SHORTEST_NAP: Final = 0.5
 """Who waits looks again after a quarter of the time left, within these: the rate may have changed."""
@@ -41,13 +43,16 @@ _JITTER: Final = 0.5
 """At most, in turns: processes that were started together do not stay together."""
 _WORTH_TELLING: Final = 3.0
 _TELL_INTERVAL: Final = 30.0
-_LARGEST_FILE: Final = 4096
+_LARGEST_FILE: Final = 128 * 1024
+"""More than ``start_rate.MOST_LISTED`` need."""
 _FOLDER: Final = "ssm-proxy"
 _LOCK: Final = "starts.lock"
 """One for all files: so they can be removed, which those that are locked themselves cannot safely be."""
 _FORGOTTEN: Final = 24 * 3600.0
 _OURS: Final = re.compile(r"starts-[0-9a-f]{16}\.(json|json\.new|lock)", re.ASCII)
 """Earlier versions had a lock for each file."""
+_VERSION: Final = "2"
+"""``start_rate.VERSION``, see there; a test has them be the same."""
 
 
 class _Start:
@@ -81,7 +86,7 @@ class StartBudget:
         self._repeats = repeats
         self._current = threading.local()
         folder = _folder()
-        name = hashlib.sha256("\n".join(scope).encode()).hexdigest()[:16]
+        name = hashlib.sha256("\n".join((_VERSION, *scope)).encode()).hexdigest()[:16]
         self._folder = folder
         self._path = None if folder is None else os.path.join(folder, f"starts-{name}.json")
 
@@ -119,10 +124,20 @@ class StartBudget:
             raise _given_up()
         if not self._is_needed():
             return
-        pace = self._update(lambda pace, now: None if pace is None else pace.with_number(now))
-        if pace is not None:
-            self._wait(pace.last_number, start)
-            start.in_turn = True
+        from ssm_proxy.aws.start_holders import new_holder
+
+        holder = new_holder()
+        pace = self._update(lambda pace, now: None if pace is None else _looked_at(pace, now).with_number(now, holder))
+        if pace is None:
+            return
+        try:
+            self._wait(holder, pace, start)
+        except BaseException:
+            self._update(
+                lambda pace, now: None if pace is None else pace.without([holder], now), timeout=_LEAVING_TIMEOUT
+            )
+            raise
+        start.in_turn = True
 
     def _response_received(self, parsed_response: Mapping[str, Any] | None, **_: object) -> None:
         start: _Start = self._current.start
@@ -141,20 +156,30 @@ class StartBudget:
 
     # --- waiting ----------------------------------------------------------------------------------------------------
 
-    def _wait(self, number: float, start: _Start) -> None:
-        turn = number + random.random() * _JITTER
+    def _wait(self, holder: str, given: Pace, start: _Start) -> None:
+        number = given.last_number
+        is_listed = holder in given.waiting
+        chance = random.random() * _JITTER
         while True:
             now = time.time()
             pace = self._read()
             if pace is not None and pace.is_ahead_of(now):
                 pace = self._update(lambda pace, now: None if pace is None else pace.caught_up(now))
+            elif pace is not None and pace.is_due_for_look(number, now):
+                # Without a wait for the lock: whoever has it may be looking already.
+                pace = (
+                    self._update(lambda pace, now: None if pace is None else _looked_at(pace, now), timeout=0) or pace
+                )
             if pace is None or pace.is_over(now):
                 return
-            wait = pace.wait_for(turn, now)
+            if is_listed and holder not in pace.waiting:  # somebody saw that the turn had come
+                return
+            number = pace.waiting.get(holder, number)
+            wait = pace.wait_for(number + chance, now)
             if wait <= 0:
                 return
             left = start.until - time.monotonic()
-            before = max(0, round(wait * pace.rate))
+            before = pace.before(number, now)
             if left <= 0:
                 raise Throttled(
                     f"StartSession is throttled, and it was not this one's turn within {PATIENCE / 60:.0f} minutes",
@@ -170,10 +195,8 @@ class StartBudget:
         if wait < _WORTH_TELLING or (self._told_at is not None and now - self._told_at < _TELL_INTERVAL):
             return
         self._told_at = now
-        self._notify(
-            f"StartSession is throttled; this one goes out in about {wait:.0f} s, "
-            f"{before} {'is' if before == 1 else 'are'} before it"
-        )
+        others = f"{before} {'is' if before == 1 else 'are'} before it" if before else "it is the next"
+        self._notify(f"StartSession is throttled; this one goes out in about {wait:.0f} s, {others}")
 
     # --- the file ---------------------------------------------------------------------------------------------------
 
@@ -200,11 +223,14 @@ class StartBudget:
             logger.debug("StartSession was throttled; %.1f per second from now on", pace.rate)
         return pace is not None
 
-    def _update(self, change: Callable[[Pace | None, float], Pace | None]) -> Pace | None:
+    def _update(
+        self, change: Callable[[Pace | None, float], Pace | None], timeout: float = _LOCK_TIMEOUT
+    ) -> Pace | None:
         """Change the file, while nobody else does.
 
         Args:
             change: gets the pace that is in force, or None, and the time; gives None to leave the file as it is.
+            timeout: seconds that others may take for theirs.
 
         Returns:
             What is in force now; None also when the file cannot be had: then there is no budget.
@@ -219,11 +245,11 @@ class StartBudget:
             if not _make_folder(self._folder):
                 return None
             lock = FileLock(os.path.join(self._folder, _LOCK), mode=0o600)
-            with lock.acquire(timeout=_LOCK_TIMEOUT, poll_interval=_LOCK_POLL):
+            with lock.acquire(timeout=timeout, poll_interval=_LOCK_POLL):
                 now = time.time()
                 before = self._read()
                 changed = change(None if before is None or before.is_over(now) else before, now)
-                if changed is not None:
+                if changed is not None and changed is not before:
                     self._write(start_rate.to_text(changed))
                 return changed
         except (OSError, NotImplementedError, RuntimeError) as error:  # a file system without locks, a full disk ...
@@ -259,6 +285,16 @@ class StartBudget:
                     is_old = now - each.stat(follow_symlinks=False).st_mtime > _FORGOTTEN
                     if is_old and _OURS.fullmatch(each.name):
                         os.unlink(each.path)
+
+
+def _looked_at(pace: Pace, now: float) -> Pace:
+    """Take those who have ended from the queue, unless somebody did so just now."""
+    from ssm_proxy.aws.start_holders import find_ended
+    from ssm_proxy.aws.start_rate import LOOK_INTERVAL
+
+    if abs(now - pace.looked_at) < LOOK_INTERVAL:
+        return pace
+    return pace.without(find_ended(pace.waiting), now)._replace(looked_at=now)
 
 
 def _is_refusal(answer: Mapping[str, Any]) -> bool:

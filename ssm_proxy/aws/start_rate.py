@@ -1,13 +1,16 @@
 """How many sessions may be started per second, as far as the service has let us know: arithmetic only, time passed in.
 
 A number is given out for each start, one after another, and its turn comes when the count of turns, which grows with
-the rate, has reached it. A new rate moves the turns of all who wait.
+the rate, has reached it. A new rate moves the turns of all who wait. Whoever leaves the queue before its turn has no
+number any more, and all behind it get the one before theirs.
 """
 
 from __future__ import annotations
 
 import json
 import math
+from bisect import bisect_left
+from collections.abc import Collection, Mapping
 from typing import Final, NamedTuple
 
 FIRST_RATE: Final = 5.0
@@ -23,8 +26,14 @@ MEMORY: Final = 300.0
 """Seconds after the last refusal in which there is a pace at all."""
 _LONGEST_QUEUE: Final = 3600.0
 """Seconds; nobody waits for so long, so whatever says so is not ours."""
+LOOK_INTERVAL: Final = 1.0
+"""Seconds between two looks, of whomever, whether those who wait are still there."""
+MOST_LISTED: Final = 1000
+_LONGEST_HOLDER: Final = 64
 _JUMP: Final = 1.0
-_VERSION: Final = 1
+_ROUNDING: Final = 1e-6
+VERSION: Final = 2
+"""Part of the file's name: older versions of this program share a budget of their own."""
 
 
 class Pace(NamedTuple):
@@ -41,6 +50,12 @@ class Pace(NamedTuple):
     slowed_at: float
     is_searching: bool
     """Whether the rate has not been too high yet."""
+    looked_at: float = 0.0
+    """When somebody looked whether those who wait are still there."""
+    unlisted: float = 0.0
+    """The last number that was given out to somebody for whom the list had no place."""
+    waiting: Mapping[str, float] = {}
+    """Holder -> number, of all whose turn has not come yet, and some whose turn has."""
 
     def turn_at(self, now: float) -> float:
         """Give the number whose turn it is."""
@@ -59,10 +74,39 @@ class Pace(NamedTuple):
         """The number that was given out last."""
         return self.given_out - 1
 
-    def with_number(self, now: float) -> Pace:
+    def with_number(self, now: float, holder: str) -> Pace:
         """Give out a number: the next one, or that of now if nobody waits."""
         pace = self.caught_up(now)
-        return pace._replace(given_out=max(pace.given_out, pace.turn) + 1)
+        number = max(pace.given_out, pace.turn)
+        # A whole turn more, so that a holder who is not listed any more has also waited for its chance share of one.
+        waiting = {each: of_it for each, of_it in pace.waiting.items() if of_it + 1 > pace.turn}
+        if len(waiting) >= MOST_LISTED:
+            return pace._replace(given_out=number + 1, unlisted=number, waiting=waiting)
+        return pace._replace(given_out=number + 1, waiting={**waiting, holder: number})
+
+    def is_due_for_look(self, number: float, now: float) -> bool:
+        """Tell whether it is time to see if those who wait before a number are still there."""
+        turn = self.turn_at(now)
+        return not abs(now - self.looked_at) < LOOK_INTERVAL and any(
+            turn < each < number for each in self.waiting.values()
+        )
+
+    def without(self, gone: Collection[str], now: float) -> Pace:
+        """Take holders from the queue who will not use their turn; those behind them move up."""
+        pace = self.caught_up(now)
+        if pace.unlisted > pace.turn:  # one that could not be moved: its number would be given out twice
+            return pace
+        waiting = dict(pace.waiting)
+        # A turn that has come may have been used.
+        free = sorted(number for number in (waiting.pop(each, pace.turn) for each in gone) if number > pace.turn)
+        return pace._replace(
+            given_out=pace.given_out - len(free),
+            waiting={each: number - bisect_left(free, number) for each, number in waiting.items()},
+        )
+
+    def before(self, number: float, now: float) -> int:
+        """Count those whose turn comes before that of a number, and has not come yet."""
+        return max(0, math.ceil(number - self.turn_at(now) - _ROUNDING) - 1)
 
     def wait_for(self, number: float, now: float) -> float:
         """Give the seconds until the turn of a number; not above zero when it has come."""
@@ -92,19 +136,27 @@ def first_pace(now: float) -> Pace:
 
 def to_text(pace: Pace) -> str:
     """Write a pace down."""
-    return json.dumps({"version": _VERSION, **pace._asdict()}) + "\n"
+    return json.dumps({"version": VERSION, **pace._asdict()}) + "\n"
 
 
 def from_text(text: bytes) -> Pace | None:
     """Read a pace; None if this is something else."""
     try:
         values = json.loads(text)
-        if values.pop("version") != _VERSION:
+        if values.pop("version") != VERSION:
             return None
         is_searching = values.pop("is_searching")
-        numbers = {name: float(values[name]) for name in Pace._fields if name != "is_searching"}
+        waiting = {holder: float(number) for holder, number in values.pop("waiting").items()}
+        numbers = {name: float(values[name]) for name in Pace._fields if name not in ("is_searching", "waiting")}
     except (ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError):
         return None
-    pace = Pace(**numbers, is_searching=is_searching is True)
-    is_sound = all(math.isfinite(value) for value in numbers.values()) and LEAST_RATE <= pace.rate <= LARGEST_RATE
-    return pace if is_sound and pace.given_out - pace.turn <= pace.rate * _LONGEST_QUEUE else None
+    pace = Pace(**numbers, is_searching=is_searching is True, waiting=waiting)
+    is_sound = (
+        all(math.isfinite(value) for value in numbers.values())
+        and LEAST_RATE <= pace.rate <= LARGEST_RATE
+        and pace.given_out - pace.turn <= pace.rate * _LONGEST_QUEUE
+        and len(waiting) <= MOST_LISTED
+        and all(len(holder) <= _LONGEST_HOLDER for holder in waiting)
+        and all(-math.inf < number < pace.given_out + 1 for number in waiting.values())
+    )
+    return pace if is_sound else None

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import boto3
 import pytest
-from nodes import EMBEDDED, BecomeUser, MakeUser, StartEmulator, User, ending
+from filelock import FileLock
+from nodes import EMBEDDED, BecomeUser, MakeUser, StartEmulator, User, ending, wait_until
 
 import ssm_proxy
 from ssm_proxy.aws import start_rate
-from ssm_proxy.aws.start_rate import first_pace, from_text, to_text
+from ssm_proxy.aws.start_rate import Pace, first_pace, from_text, to_text
 from ssm_proxy.emulator import Emulator, Faults
 
 pytestmark = pytest.mark.integration
@@ -47,13 +50,26 @@ def state_file(user: User) -> Path:
     return found
 
 
+def read_pace(user: User) -> Pace:
+    pace = from_text(state_file(user).read_bytes())
+    assert pace is not None
+    return pace
+
+
+def change_pace(user: User, change: Callable[[Pace], Pace]) -> None:
+    """Change the file as the processes do, which may be about to."""
+    path = state_file(user)
+    with FileLock(path.with_name("starts.lock"), mode=0o600):
+        path.with_suffix(".changed").write_text(to_text(change(read_pace(user))))
+        path.with_suffix(".changed").replace(path)
+
+
 def test_forty_processes_share_a_budget(start_emulator: StartEmulator, new_user: MakeUser) -> None:
     emulator = start_emulator(faults=Faults(start_rate=RATE))
     user = new_user(emulator)
     assert herd(user, 5) == 5  # from here on all know that there is a limit
     assert refused(emulator) > 0
-    pace = from_text(state_file(user).read_bytes())
-    assert pace is not None
+    pace = read_pace(user)
     assert 0.5 < pace.rate < 3 * RATE
 
     before = refused(emulator)
@@ -88,8 +104,7 @@ def throttled(start_emulator: StartEmulator, new_user: MakeUser) -> tuple[Emulat
 
 def write_queue(user: User, *, length: float, rate: float = 1.0) -> None:
     """Have others wait who come first."""
-    pace = first_pace(time.time())._replace(rate=rate, given_out=length)
-    state_file(user).write_text(to_text(pace))
+    change_pace(user, lambda _: first_pace(time.time())._replace(rate=rate, given_out=length))
 
 
 @pytest.mark.parametrize("manner", ["ssh goes", "a signal"])
@@ -115,6 +130,8 @@ def test_waiting_ends_at_once(throttled: tuple[Emulator, User], manner: str) -> 
             process.kill()
     assert status == (128 + signal.SIGTERM if manner == "a signal" else 0)
     assert emulator.statistics()["start_calls"] == calls, "no session was started that nobody wanted"
+    pace = read_pace(user)
+    assert (pace.waiting, pace.given_out) == ({}, 200), "its number was given back"
 
 
 def test_a_tunnel_that_waited_for_its_turn(throttled: tuple[Emulator, User]) -> None:
@@ -123,9 +140,56 @@ def test_a_tunnel_that_waited_for_its_turn(throttled: tuple[Emulator, User]) -> 
     with user.start(EMBEDDED, "echo there") as ssh:
         assert ssh.stderr is not None
         assert ssh.stderr.readline().startswith(b"ssm-proxy: StartSession is throttled; this one goes out in about ")
-        write_queue(user, length=9, rate=100)
+        change_pace(user, lambda pace: pace.caught_up(time.time())._replace(rate=100))
         status, errors = ending(ssh, 30)
     assert (status, errors) == (0, "")
+
+
+def told(ssh: subprocess.Popen[bytes]) -> str:
+    """Give what ssh's proxy says of its turn, without the time."""
+    assert ssh.stderr is not None
+    before, _, others = ssh.stderr.readline().decode().partition(" s, ")
+    assert before.startswith("ssm-proxy: StartSession is throttled; this one goes out in about ")
+    return others.strip()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="who has ended is known on Linux only")
+def test_the_turns_of_those_who_were_killed_are_skipped(throttled: tuple[Emulator, User]) -> None:
+    emulator, user = throttled
+    calls = emulator.statistics()["start_calls"]
+    write_queue(user, length=20, rate=0.2)  # 100 s
+    waiting = []
+    numbers = []
+    try:
+        for _ in range(5):
+            waiting.append(user.start(EMBEDDED, "true"))
+            assert told(waiting[-1]).endswith(" are before it")
+            numbers.append(max(read_pace(user).waiting.values()))
+        assert numbers == [20, 21, 22, 23, 24]
+        living = [holder for holder, number in read_pace(user).waiting.items() if number == 23]
+
+        killed = [each for each in user.proxies() if f"-{each.pid}-" not in living[0]]
+        assert len(killed) == 4
+        for each in killed:
+            os.kill(each.pid, signal.SIGKILL)
+        wait_until(lambda: not any(each.exists() for each in killed), "the killed processes are gone")
+        change_pace(user, lambda pace: pace._replace(looked_at=0.0))  # it is time to look again
+
+        waiting.append(user.start(EMBEDDED, "true"))
+        count = int(told(waiting[-1]).removesuffix(" are before it"))
+        assert count <= 20, "none of those who were killed are counted"
+        pace = read_pace(user)
+        assert sorted(pace.waiting.values()) == [20, 21]
+        assert {pace.waiting[each] for each in living} == {20}, "the order is kept"
+        assert emulator.statistics()["start_calls"] == calls
+
+        change_pace(user, lambda pace: pace.caught_up(time.time())._replace(rate=100))
+        assert [ending(waiting[place], 30)[0] for place in (3, 5)] == [0, 0]
+        assert emulator.statistics()["start_calls"] == calls + 2
+    finally:
+        for ssh in waiting:
+            with ssh:
+                ssh.kill()
 
 
 def test_a_session_of_boto3_waits_for_its_turn_too(

@@ -64,6 +64,11 @@ def mode(path: Path) -> int:
     return stat.S_IMODE(path.stat().st_mode)
 
 
+def holder_of_an_ended_process() -> str:
+    program = "from ssm_proxy.aws.start_holders import new_holder\nprint(new_holder())"
+    return subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout.strip()
+
+
 def write_queue(path: Path, *, length: float = 500.0) -> None:
     """Have hundreds wait: nobody who comes now has its turn within minutes."""
     now = time.time()
@@ -201,7 +206,7 @@ def test_it_ends_with_an_error_that_says_how_many_are_before(home: Path, monkeyp
         with pytest.raises(Throttled) as caught:
             start(plane(service))
         assert len(service.requests) == 2
-    assert caught.value.cause == "500 more are before it, and the service takes about 1.0 per second"
+    assert caught.value.cause == "499 more are before it, and the service takes about 1.0 per second"
     assert "ControlMaster" in (caught.value.hint or "")
 
 
@@ -222,6 +227,128 @@ def test_a_person_is_told_and_waiting_ends_when_nobody_wants_the_session(home: P
     (text,) = told
     assert text.startswith("StartSession is throttled; this one goes out in about ")
     assert text.endswith(" are before it")
+
+
+WAIT = (
+    "import sys\n"
+    "from ssm_proxy.aws.control_plane import BotocoreControlPlane\n"
+    "plane = BotocoreControlPlane(region='eu-west-1', endpoint_url=sys.argv[1],\n"
+    "                             notify=lambda _: print('waits', flush=True))\n"
+    "plane.start_session(target='i-0', document_name=None, parameters={}, reason=None)\n"
+)
+"""A program that takes a number, and says so when it waits for long."""
+
+
+def waiting_processes(service: Service, count: int) -> list[subprocess.Popen[bytes]]:
+    arguments = [sys.executable, "-c", WAIT, service.url]
+    processes = [subprocess.Popen(arguments, stdout=subprocess.PIPE) for _ in range(count)]
+    for process in processes:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"waits\n"
+    return processes
+
+
+def look_again(path: Path) -> None:
+    """Have it be time to look whether those who wait are still there."""
+    path.write_text(start_rate.to_text(pace_in(path)._replace(looked_at=0.0)))
+
+
+def told_before(service: Service) -> str:
+    """Come to the queue, and give what is told of those who are before; nobody waits for it."""
+    given_up = threading.Event()
+    told: list[str] = []
+
+    def notify(text: str) -> None:
+        told.append(text)
+        given_up.set()
+
+    with pytest.raises(SessionEnded):
+        start(plane(service, notify=notify), given_up)
+    (text,) = told
+    return text.partition(" s, ")[2]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="who has ended is known on Linux only")
+def test_the_turns_of_processes_that_were_killed_are_skipped(home: Path) -> None:
+    with running(REFUSED, STARTED) as service:
+        start(plane(service))
+        path = state_file(home)
+        path.write_text(start_rate.to_text(start_rate.first_pace(time.time())._replace(rate=0.2, given_out=2.0)))
+        processes = waiting_processes(service, 4)
+        before = pace_in(path)
+        assert sorted(before.waiting.values()) == [2, 3, 4, 5]
+        try:
+            last = max(before.waiting, key=lambda each: before.waiting[each])
+            for process in processes:
+                if f"-{process.pid}-" not in last:
+                    process.kill()
+                    os.waitid(
+                        os.P_PID, process.pid, os.WEXITED | os.WNOWAIT
+                    )  # a container may have nobody who collects
+            look_again(path)
+            told = told_before(service)
+            after = pace_in(path)
+        finally:
+            for process in processes:
+                with process:
+                    process.kill()
+    # Those of write_queue are nobody's; their turns have hardly begun to come.
+    assert after.waiting == {last: 2}
+    assert told == "2 are before it", "one of those whom nobody knows, and the one that lives"
+    assert after.given_out == 3, "and the one who came to look has gone too"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="who has ended is known on Linux only")
+def test_one_who_waits_moves_up_when_those_before_it_have_ended(home: Path, monkeypatch: Any) -> None:
+    monkeypatch.setattr(start_budget, "PATIENCE", 20.0)  # less than the turns of all of them
+    monkeypatch.setattr(start_rate, "LOOK_INTERVAL", 1e9)
+    told: list[str] = []
+
+    def notify(text: str) -> None:
+        told.append(text.partition(" s, ")[2])
+        monkeypatch.setattr(start_rate, "LOOK_INTERVAL", 0.0)
+
+    with running(REFUSED, STARTED) as service:
+        start(plane(service))
+        path = state_file(home)
+        ended = holder_of_an_ended_process()
+        now = time.time()
+        pace = start_rate.first_pace(now)._replace(rate=1.0, looked_at=now)
+        for each in range(101):
+            pace = pace.with_number(now, f"{ended}{each}")
+        path.write_text(start_rate.to_text(pace))
+        start(plane(service, notify=notify))
+        assert len(service.requests) == 3
+        (before, _, text) = told[0].partition(" ")
+        assert (90 < int(before) <= 100, text) == (True, "are before it")
+    assert pace_in(path).given_out < 50
+
+
+def test_who_gives_up_gives_its_number_back(home: Path, monkeypatch: Any) -> None:
+    monkeypatch.setattr(start_budget, "PATIENCE", 0.2)
+    with running(REFUSED, STARTED) as service:
+        start(plane(service))
+        path = state_file(home)
+        write_queue(path)
+        assert told_before(service) == "499 are before it"
+        assert pace_in(path).given_out == 500
+        with pytest.raises(Throttled):
+            start(plane(service))
+        assert pace_in(path).given_out == 500
+        assert pace_in(path).waiting == {}
+
+
+def test_the_turns_of_others_whose_end_nobody_here_can_see_stay(home: Path) -> None:
+    with running(REFUSED, STARTED) as service:
+        start(plane(service))
+        path = state_file(home)
+        now = time.time()
+        pace = start_rate.first_pace(now)._replace(rate=0.2)
+        for holder in ("00000000-999999-1-0", "0123456789abcdef", "", "a-b"):
+            pace = pace.with_number(now, holder)
+        path.write_text(start_rate.to_text(pace))
+        assert told_before(service) == "3 are before it"
+        assert pace_in(path).waiting == pace.waiting
 
 
 def test_files_of_long_ago_are_removed_when_a_new_one_is_made(home: Path) -> None:

@@ -10,7 +10,19 @@ from typing import NamedTuple
 
 import pytest
 
-from ssm_proxy.aws.start_rate import FIRST_RATE, LARGEST_RATE, LEAST_RATE, MEMORY, Pace, first_pace, from_text, to_text
+from ssm_proxy.aws import start_budget, start_rate
+from ssm_proxy.aws.start_rate import (
+    FIRST_RATE,
+    LARGEST_RATE,
+    LEAST_RATE,
+    LOOK_INTERVAL,
+    MEMORY,
+    MOST_LISTED,
+    Pace,
+    first_pace,
+    from_text,
+    to_text,
+)
 
 NOW = 1_700_000_000.0
 
@@ -18,19 +30,19 @@ NOW = 1_700_000_000.0
 def test_numbers_come_one_after_another() -> None:
     pace = first_pace(NOW)
     waits = []
-    for _ in range(4):
-        pace = pace.with_number(NOW)
+    for each in range(4):
+        pace = pace.with_number(NOW, str(each))
         waits.append(pace.wait_for(pace.last_number, NOW))
     assert waits == [pytest.approx(each / FIRST_RATE) for each in range(4)]
     assert pace.wait_for(pace.last_number, NOW + 1) < 0
 
 
 def test_nothing_is_saved_up_while_nobody_waits() -> None:
-    pace = first_pace(NOW).with_number(NOW)
+    pace = first_pace(NOW).with_number(NOW, "before")
     later = NOW + 100
     waits = []
-    for _ in range(3):
-        pace = pace.with_number(later)
+    for each in range(3):
+        pace = pace.with_number(later, str(each))
         waits.append(pace.wait_for(pace.last_number, later))
     assert waits == [pytest.approx(each / FIRST_RATE, abs=1e-6) for each in range(3)]
 
@@ -84,11 +96,89 @@ def test_a_clock_that_was_set_back_is_noticed() -> None:
 
 
 def test_written_and_read() -> None:
-    pace = first_pace(NOW).with_number(NOW + 0.1).throttled(NOW + 0.2, in_turn=True)
+    pace = first_pace(NOW).with_number(NOW + 0.1, "who").throttled(NOW + 0.2, in_turn=True)
     assert from_text(to_text(pace).encode()) == pace
 
 
-GOOD = json.loads(to_text(first_pace(NOW)))
+def queue(count: int) -> Pace:
+    """Have so many wait, whose names are their numbers."""
+    pace = first_pace(NOW)
+    for number in range(count):
+        pace = pace.with_number(NOW, str(number))
+    return pace
+
+
+def test_who_waits_moves_up_when_somebody_before_has_gone() -> None:
+    pace = queue(6).without({"1", "2", "4", "unknown"}, NOW)
+    assert pace.waiting == {"0": 0, "3": 1, "5": 2}
+    assert pace.given_out == 3
+    pace = pace.with_number(NOW, "new")
+    assert pace.last_number == pace.waiting["new"] == 3
+
+
+def test_a_turn_that_has_come_may_have_been_used_and_is_not_given_again() -> None:
+    later = NOW + 2.5 / FIRST_RATE
+    pace = queue(6).without({"1", "2", "3"}, later)
+    assert pace.waiting == {"0": 0, "4": 3, "5": 4}
+    assert pace.turn == pytest.approx(2.5)
+    assert pace.given_out == 5
+
+
+def test_a_queue_in_which_everybody_has_gone_holds_nobody_up() -> None:
+    later = NOW + 2 / FIRST_RATE
+    pace = queue(50).without({str(each) for each in range(50)}, later).with_number(later, "new")
+    assert list(pace.waiting) == ["new"]
+    assert pace.wait_for(pace.last_number, later) <= 1 / FIRST_RATE
+    assert pace.before(pace.last_number, later) == 0
+
+
+def test_those_before_are_counted() -> None:
+    pace = queue(6)
+    assert [pace.before(number, NOW) for number in (0, 1, 2, 5)] == [0, 0, 1, 4]
+    assert pace.before(5, NOW + 2.5 / FIRST_RATE) == 2
+    assert pace.before(5, NOW + 100) == 0
+
+
+def test_it_is_looked_now_and_then_whether_those_before_are_still_there() -> None:
+    pace = queue(3)._replace(looked_at=NOW)
+    later = NOW + LOOK_INTERVAL - 0.01
+    assert not pace._replace(rate=0.2).is_due_for_look(2, later)
+    later = NOW + LOOK_INTERVAL
+    assert pace._replace(rate=0.2).is_due_for_look(2, later)
+    assert not pace._replace(rate=0.2).is_due_for_look(1, later), "nobody is before it"
+    assert not pace.is_due_for_look(2, later), "the turns before it have come"
+    assert pace._replace(rate=0.2, looked_at=NOW + 500).is_due_for_look(2, NOW), "the clock was set back"
+
+
+def test_the_list_is_bounded_and_nobody_moves_up_past_who_is_not_in_it() -> None:
+    pace = queue(MOST_LISTED + 2)
+    assert len(pace.waiting) == MOST_LISTED
+    assert pace.given_out == MOST_LISTED + 2
+    assert pace.without({"5"}, NOW)._replace(turn=0.0, since=NOW) == pace
+    later = NOW + (MOST_LISTED + 1) / FIRST_RATE
+    pace = pace.with_number(later, "a").with_number(later, "b").with_number(later, "c")
+    assert pace.without({"b"}, later).waiting["c"] == pace.waiting["b"]
+
+
+def test_who_had_its_turn_leaves_the_list_once_its_share_of_chance_is_over_too() -> None:
+    assert "0" in queue(3).with_number(NOW + 0.9 / FIRST_RATE, "new").waiting
+    assert "0" not in queue(3).with_number(NOW + 1.1 / FIRST_RATE, "new").waiting
+
+
+def test_the_longest_list_can_be_read() -> None:
+    pace = first_pace(NOW)._replace(turn=1e5 / 3, given_out=1e5 / 3)
+    for each in range(MOST_LISTED):
+        pace = pace.with_number(NOW, f"{each:064}")
+    text = to_text(pace).encode()
+    assert len(text) < start_budget._LARGEST_FILE
+    assert from_text(text) == pace
+
+
+def test_the_version_is_part_of_the_name_of_the_file() -> None:
+    assert str(start_rate.VERSION) == start_budget._VERSION
+
+
+GOOD = json.loads(to_text(queue(2)))
 
 
 @pytest.mark.parametrize(
@@ -105,7 +195,13 @@ GOOD = json.loads(to_text(first_pace(NOW)))
         *(
             json.dumps({**GOOD, **change}).encode()
             for change in (
-                {"version": 2},
+                {"version": 1},
+                {"waiting": []},
+                {"waiting": {"0": None}},
+                {"waiting": {"0": "nan"}},
+                {"waiting": {"0": 1e9}},
+                {"waiting": {"0" * 65: 0}},
+                {"waiting": {str(each): 0 for each in range(1001)}},
                 {"rate": 0},
                 {"rate": -5},
                 {"rate": 1e9},
@@ -141,7 +237,7 @@ def run(count: int, answered: Callable[[float], bool], *, pace: Pace | None = No
             if pace is None:
                 heapq.heappush(events, (now + 0.05, number, "answer", 0.0, False))
             else:
-                pace = pace.with_number(now)
+                pace = pace.with_number(now, f"{number}/{refusals[number]}")
                 heapq.heappush(events, (now, number, "wait", pace.last_number + chance.random() * 0.5, True))
         elif what == "wait":
             assert pace is not None
