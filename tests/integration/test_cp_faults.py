@@ -86,6 +86,7 @@ class Copier:
 
     def both_ways(self, folder: Path, *, when_begun: Worst | None = None, **options: Any) -> None:
         """Copy a file to the node and back, and compare."""
+        folder.mkdir(exist_ok=True)
         here, there, back = folder / "here", folder / "there", folder / "back"
         here.write_bytes(os.urandom(SIZE))
         self(here, f"{REAL}:{there}", when_begun=when_begun, **options)
@@ -138,8 +139,12 @@ def test_the_pace_of_the_real_agent(make_copier: Callable[..., Copier], tmp_path
 
 def test_a_session_that_is_ended_for_good_is_replaced(make_copier: Callable[..., Copier], tmp_path: Path) -> None:
     copier = make_copier(agent_pace_s=0.001)
-    copier.both_ways(tmp_path, when_begun=lambda: copier.terminate(copier.open_sessions()[0]))
-    assert len(session_states(copier.emulator)) > 2 * 4
+    here, there = tmp_path / "here", tmp_path / "there"
+    here.write_bytes(os.urandom(4 * SIZE))  # more is left than what the others have under way
+    copier(f"{REAL}:{here}", there, when_begun=lambda: copier.terminate(copier.open_sessions()[0]))
+    assert checksum(there) == checksum(here)
+    assert len(session_states(copier.emulator)) > 4
+    copier.both_ways(tmp_path / "again", when_begun=lambda: copier.terminate(copier.open_sessions()[0]))
 
 
 def test_all_sessions_ended_for_good_at_once(make_copier: Callable[..., Copier], tmp_path: Path) -> None:
