@@ -236,12 +236,13 @@ class Pool:
             ended=lambda link, error: self._ended(link, error, of_round),
         )
         with self._lock:
-            if self._is_closed or len(self._links) >= self._most:
-                client.close()
-                return
-            self._links.append(link)
-            self.most_at_once = max(self.most_at_once, len(self._links))
-            link.start()  # before ``close`` can see it, and join it
+            is_wanted = not self._is_closed and len(self._links) < self._most
+            if is_wanted:
+                self._links.append(link)
+                self.most_at_once = max(self.most_at_once, len(self._links))
+                link.start()  # before ``close`` can see it, and join it
+        if not is_wanted:
+            client.close()  # without the lock: it waits for the end of the session
 
     def _ended(self, link: Link, error: SsmProxyError | None, of_round: int) -> None:
         with self._lock:

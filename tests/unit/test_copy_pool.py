@@ -79,6 +79,7 @@ class Rig:
         self.attempts = 0
         self.may_open = threading.Event()
         self.may_open.set()
+        self.closed: list[bool] = []  # whether the pool was locked meanwhile
         self.context = Context(CopyOptions(), is_striped=True)
         self.pool = Pool(self._open, self.board, self.context, most=8)
 
@@ -87,7 +88,8 @@ class Rig:
         assert self.may_open.wait(GIVEN_UP_WITHIN)
         if self.error is not None:
             raise self.error
-        return SimpleNamespace(_lock=self.pool._lock, close=lambda: None)
+        lock = self.pool._lock
+        return SimpleNamespace(_lock=lock, close=lambda: self.closed.append(lock.locked()))
 
     @property
     def links(self) -> list[Any]:
@@ -230,6 +232,7 @@ def test_there_are_never_more_links_than_allowed(rig: Rig) -> None:
     rig.may_open.set()
     rig.wait_for_openers()
     assert len(rig.links) == 2
+    assert rig.closed == [False, False]
 
 
 def test_a_silent_link_is_cut_when_those_answer_that_have_nothing_to_do(rig: Rig) -> None:
