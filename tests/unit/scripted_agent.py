@@ -128,7 +128,7 @@ class ScriptedAgent:
             if manner == "close-1000":
                 connection.sendall(frame(b"\x03\xe8Bye", CLOSE))
             elif manner == "fin":
-                connection.shutdown(socket.SHUT_RDWR)
+                connection.shutdown(socket.SHUT_WR)  # only that: `ends` counts what the other side has noticed
 
     def wait(self, predicate: Callable[[], bool], what: str) -> None:
         with self._changed:
