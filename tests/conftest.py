@@ -1,9 +1,11 @@
-"""Profiles of hypothesis: the same examples each time in CI, fresh ones elsewhere. A home, and a watch over signals."""
+"""Profiles of hypothesis: the same examples each time in CI, fresh elsewhere. A home, and watches over what is left."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
+import threading
 from collections.abc import Iterator
 
 import pytest
@@ -48,3 +50,26 @@ def signals_stay_as_they_are() -> Iterator[None]:
     for number, handler in before.items():
         signal.signal(number, handler)
     assert after == before
+
+
+def _open_descriptors() -> set[tuple[str, str]]:
+    """Give number and file of each, where the system tells."""
+    found = set()
+    folder = "/proc/self/fd"
+    for number in os.listdir(folder) if os.path.isdir(folder) else ():
+        with contextlib.suppress(FileNotFoundError):  # the list's own, and what was closed meanwhile
+            found.add((number, os.readlink(f"{folder}/{number}")))
+    return found
+
+
+@pytest.fixture
+def no_descriptor_stays() -> Iterator[None]:
+    """See that the test leaves nothing open. What other tests' threads still do meanwhile settles in a moment."""
+    before = _open_descriptors()
+    yield
+    for _ in range(500):
+        left = _open_descriptors() - before
+        if not left:
+            return
+        threading.Event().wait(0.01)
+    raise AssertionError(f"left open: {left}")

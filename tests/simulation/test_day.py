@@ -10,7 +10,6 @@ import contextlib
 import os
 import random
 import signal
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import pytest
@@ -203,13 +202,7 @@ class Day:
         return caught.value
 
 
-@pytest.fixture(autouse=True)
-def no_descriptor_stays() -> Iterator[None]:
-    before = sorted(os.listdir("/proc/self/fd")) if os.path.isdir("/proc/self/fd") else []
-    yield
-    if before:
-        assert sorted(os.listdir("/proc/self/fd")) == before
-
+pytestmark = pytest.mark.usefixtures("no_descriptor_stays")
 
 # --- quiet hours ----------------------------------------------------------------------------------------------------
 
