@@ -22,7 +22,7 @@ from ssm_proxy.ends import cannot_be_forwarded, closed_by_service, output_missin
 from ssm_proxy.errors import PortError
 from ssm_proxy.sessions.command import MAX_STATUS
 from ssm_proxy.sessions.port import LocalEnd, PortKind, local_end, port_kind
-from ssm_proxy.transport.signal_watch import change_handlers, numbers_of
+from ssm_proxy.transport.signal_watch import ignore_signals
 from ssm_proxy.tunnel import check_end
 from ssm_proxy.wire.constants import SessionType
 
@@ -183,7 +183,7 @@ class _Choice:
         from ssm_proxy.transport.pipes import Pipes
 
         # ssh's, if it started us: Ctrl-C is for the program at the other end then.
-        change_handlers(dict.fromkeys(numbers_of(_TERMINAL_SIGNALS), signal.SIG_IGN))
+        ignore_signals(_TERMINAL_SIGNALS)
         port = _property(event, "portNumber")
         pipes = Pipes(
             channel,

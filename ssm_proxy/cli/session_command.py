@@ -150,10 +150,13 @@ def run_session(session: Session, *, ending_signals: Sequence[str] = ENDING_SIGN
 
 
 @contextmanager
-def stopping_at(stop: Callable[[int], None], names: Sequence[str]) -> Iterator[None]:
+def stopping_at(stop: Callable[[int], None], names: Sequence[str]) -> Iterator[Callable[[], bool]]:
     """Have ``stop`` called with the number of the first of these signals that comes, and no second one.
 
     After one has come the process is about to end, and they stay ignored: a second Ctrl-C must not change how.
+
+    Yields:
+        Whether one has come.
     """
     came = False
 
@@ -165,7 +168,7 @@ def stopping_at(stop: Callable[[int], None], names: Sequence[str]) -> Iterator[N
 
     before: dict[int, Handler] = {number: signal.signal(number, handle) for number in not_ignored(names)}
     try:
-        yield
+        yield lambda: came
     finally:
         change_handlers(dict.fromkeys(before, signal.SIG_IGN) if came else before)
 

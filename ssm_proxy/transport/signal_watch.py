@@ -41,6 +41,11 @@ def change_handlers(handlers: Mapping[int, Handler]) -> None:
             mask(signal.SIG_SETMASK, before)
 
 
+def ignore_signals(names: Sequence[str]) -> None:
+    """Have nothing happen at these signals from now on; as ``change_handlers``, from the main thread."""
+    change_handlers(dict.fromkeys(numbers_of(names), signal.SIG_IGN))
+
+
 @contextlib.contextmanager
 def signals_wake(fd: int) -> Iterator[None]:
     """Have every signal write a byte to ``fd``, a non-blocking socket that the main thread polls the other end of.

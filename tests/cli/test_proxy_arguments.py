@@ -138,8 +138,9 @@ def test_stdout_is_the_tunnels_alone_whatever_anybody_prints(has_stderr: bool) -
 
 SIGNALS = """
 import signal
-from ssm_proxy.cli.commands.proxy import _TERMINAL_SIGNALS, _ignore_signals
-_ignore_signals(_TERMINAL_SIGNALS)
+from ssm_proxy.cli.commands.proxy import _TERMINAL_SIGNALS
+from ssm_proxy.transport.signal_watch import ignore_signals
+ignore_signals(_TERMINAL_SIGNALS)
 print(*[name for name in ("SIGINT", "SIGQUIT", "SIGTSTP", "SIGTERM", "SIGHUP")
         if signal.getsignal(getattr(signal, name)) is signal.SIG_IGN])
 """
@@ -186,8 +187,9 @@ for name in ("fcntl", "termios", "pty", "tty", "pwd", "grp", "resource"):
     sys.modules[name] = None
 import ssm_proxy.cli.main, ssm_proxy.tunnel
 from ssm_proxy.transport.poller import make_poller
-from ssm_proxy.cli.commands.proxy import _ENDING_SIGNALS, _TERMINAL_SIGNALS, _ignore_signals
-_ignore_signals(_TERMINAL_SIGNALS + _ENDING_SIGNALS)
+from ssm_proxy.cli.commands.proxy import _ENDING_SIGNALS, _TERMINAL_SIGNALS
+from ssm_proxy.transport.signal_watch import ignore_signals
+ignore_signals(_TERMINAL_SIGNALS + _ENDING_SIGNALS)
 print(type(make_poller()).__name__)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=TIMEOUT, check=False)

@@ -3,27 +3,23 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import importlib
-import signal
 import sys
-from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, NoReturn
 
 from ssm_proxy.cli.session_command import (
     ENDING_SIGNALS,
     EXIT_SIGNAL_BASE,
     add_aws_options,
     add_log_options,
+    stopping_at,
     surroundings,
 )
 from ssm_proxy.cli.streams import claim_streams
 from ssm_proxy.errors import SsmProxyError, UsageError
-from ssm_proxy.transport.signal_watch import Handler, change_handlers, not_ignored
 
 if TYPE_CHECKING:
-    from types import FrameType
-
     from ssm_proxy.api.ssh import Access
     from ssm_proxy.cli.session_command import Surroundings
     from ssm_proxy.file_copy.values import CopyOptions
@@ -63,6 +59,11 @@ class _Stopped(BaseException):
     def __init__(self, number: int) -> None:
         super().__init__(number)
         self.number = number
+
+
+def _stop(number: int) -> NoReturn:
+    """End the copy wherever it is; what is on its way is put in order then, which takes some seconds at most."""
+    raise _Stopped(number)
 
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -111,7 +112,7 @@ def run(arguments: argparse.Namespace) -> int:
     streams = claim_streams() if is_used else (0, 1)
     try:
         # Around all of it: a signal may come while the rest of the program is imported, too.
-        with surroundings(arguments) as around, _stopping_at(ENDING_SIGNALS) as has_come:
+        with surroundings(arguments) as around, stopping_at(_stop, ENDING_SIGNALS) as has_come:
             _import_paramiko()
             _copy(arguments, around, streams, has_come)
     except _Stopped as stopped:
@@ -189,27 +190,3 @@ def _access(arguments: argparse.Namespace, notify: Callable[[str], None]) -> Acc
         prompter=TerminalPrompter(),
         notify=notify,
     )
-
-
-@contextlib.contextmanager
-def _stopping_at(names: tuple[str, ...]) -> Iterator[Callable[[], bool]]:
-    """End the block by an exception when one of these signals comes; those that follow are left alone.
-
-    What is on its way is put in order then, which takes some seconds at most.
-
-    Yields:
-        Whether one has come.
-    """
-    came = False
-
-    def handle(number: int, _frame: FrameType | None) -> None:
-        nonlocal came
-        if not came:
-            came = True
-            raise _Stopped(number)
-
-    before: dict[int, Handler] = {number: signal.signal(number, handle) for number in not_ignored(names)}
-    try:
-        yield lambda: came
-    finally:
-        change_handlers(dict.fromkeys(before, signal.SIG_IGN) if came else before)

@@ -18,10 +18,10 @@ from ssm_proxy.cli.streams import claim_streams
 from ssm_proxy.cli.terminal import TerminalGuard
 from ssm_proxy.cli.timing import Timeline
 from ssm_proxy.errors import SsmProxyError, TargetError, UsageError
-from ssm_proxy.transport.signal_watch import change_handlers, not_ignored, numbers_of
+from ssm_proxy.transport.signal_watch import ignore_signals, not_ignored
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
     from types import FrameType
 
     from ssm_proxy.tunnel import Tunnel
@@ -78,7 +78,7 @@ def run(arguments: argparse.Namespace) -> int:
             hint="put these lines into ~/.ssh/config, then run: ssh USER@" + host + "\n\n" + messages.SSH_CONFIG_LINES,
         )
     # They go to every process of the terminal's foreground group. Ctrl-C is for the remote program; ssh sends it.
-    _ignore_signals(_TERMINAL_SIGNALS)
+    ignore_signals(_TERMINAL_SIGNALS)
     input_fd, output_fd = claim_streams()
     stderr = messages.StderrWriter()
     timeline = Timeline(stderr.write if arguments.timing else _show_nothing)
@@ -159,7 +159,7 @@ def run(arguments: argparse.Namespace) -> int:
     finally:
         terminal.restore()
         # All that they could ask for is done; what is left takes no time and should end with its own status.
-        _ignore_signals(_ENDING_SIGNALS)
+        ignore_signals(_ENDING_SIGNALS)
         timeline.tell()
         stderr.flush()
 
@@ -228,10 +228,6 @@ def check_port(text: str) -> int:
     if not (text.isascii() and text.isdigit() and len(text) <= 5 and 0 < int(text) < 65536):
         raise UsageError(f"{messages.printable(text)!r} is not a port", hint="use a number from 1 to 65535")
     return int(text)
-
-
-def _ignore_signals(names: Sequence[str]) -> None:
-    change_handlers(dict.fromkeys(numbers_of(names), signal.SIG_IGN))
 
 
 def _show_nothing(_line: str) -> None:
