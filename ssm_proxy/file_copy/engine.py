@@ -118,7 +118,9 @@ class Engine:
                     hint="one file can be written to standard output",
                 )
             self._context.counted(0)
-            self._board.add(ToOutput(fd, found[0][0], self._context, self._board.wake, self._is_wanted))
+            path, attributes = found[0]
+            size = attributes.size or 0
+            self._board.add(ToOutput(fd, path, size, self._context, self._board.wake, self._is_wanted))
             return _NoEnd()
 
         return self._copy(plan, Download)

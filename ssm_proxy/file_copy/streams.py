@@ -40,8 +40,6 @@ STEP_S = 0.2
 NEW_FILE = 0o666
 _BLOCK = 4 * MIB
 """Streams are compared by blocks of one size, because their own is not known at first."""
-UNKNOWN_SIZE = 64 * MIB
-"""What a stream counts as while its end is not known: worth all links."""
 
 
 class _Digests:
@@ -279,6 +277,7 @@ class ToOutput:
     Args:
         fd: where it goes.
         source: absolute path on the node.
+        size: of it in bytes, as far as is known; looked at again when it begins.
         context: of the copy.
         wake: called when more may be taken.
         is_wanted: asked while waiting for whoever reads the output.
@@ -289,14 +288,20 @@ class ToOutput:
     may_be_written_late = False
 
     def __init__(
-        self, fd: int, source: bytes, context: Context, wake: Callable[[], None], is_wanted: Callable[[], bool]
+        self,
+        fd: int,
+        source: bytes,
+        size: int,
+        context: Context,
+        wake: Callable[[], None],
+        is_wanted: Callable[[], bool],
     ) -> None:
         self._fd = fd
         self._source = source
         self._is_wanted = is_wanted
         self._stream = _Stream(context)
         self._wake = wake
-        self._size = UNKNOWN_SIZE
+        self._size = size
         self._is_size_told = True
         self._next = 0
         self._written = 0

@@ -172,8 +172,10 @@ def test_streams_of_any_size(real: Copier, tmp_path: Path) -> None:
             result = real.copy_stream("-", real.remote(target), streams)
             assert (result.copied_bytes, result.files) == (size, 1)
             assert size > 1 or result.sessions == 1
+            before = len(real.emulator.sessions())
             result = real.copy_stream(real.remote(target), "-", streams)
             assert (result.copied_bytes, result.files) == (size, 1)
+            assert size > 1 or len(real.emulator.sessions()) == before + 1, "one session for what is small"
         assert target.read_bytes() == back.read_bytes() == source.read_bytes()
     version = Path("/proc/version")
     if version.exists():

@@ -254,7 +254,7 @@ def test_a_file_to_a_stream(client: Client, tmp_path: Path, pipe: tuple[int, int
     data = os.urandom(4 * 1024 * 1024 + 300_000)
     (tmp_path / "source").write_bytes(data)
     os.set_blocking(pipe[1], is_blocking)
-    job = ToOutput(pipe[1], os.fsencode(tmp_path / "source"), context(), lambda: None, lambda: True)
+    job = ToOutput(pipe[1], os.fsencode(tmp_path / "source"), 0, context(), lambda: None, lambda: True)
     link = PipeLink(client, Shell())
     found = bytearray()
 
@@ -277,7 +277,7 @@ def test_a_file_to_a_stream(client: Client, tmp_path: Path, pipe: tuple[int, int
 def test_a_reader_that_is_slow_is_no_links_work(client: Client, tmp_path: Path, pipe: tuple[int, int]) -> None:
     (tmp_path / "source").write_bytes(bytes(300_000))
     woken = threading.Semaphore(0)
-    job = ToOutput(pipe[1], os.fsencode(tmp_path / "source"), context(), woken.release, lambda: True)
+    job = ToOutput(pipe[1], os.fsencode(tmp_path / "source"), 0, context(), woken.release, lambda: True)
     link = PipeLink(client, NoShell())
     client.run(job.prepare(link))
     while (piece := job.take_range()) is not None:
@@ -295,7 +295,7 @@ def test_a_reader_that_is_slow_is_no_links_work(client: Client, tmp_path: Path, 
 def test_a_reader_that_has_gone_is_told(client: Client, tmp_path: Path, pipe: tuple[int, int]) -> None:
     (tmp_path / "source").write_bytes(bytes(300_000))
     os.close(pipe[0])
-    job = ToOutput(pipe[1], os.fsencode(tmp_path / "source"), context(), lambda: None, lambda: True)
+    job = ToOutput(pipe[1], os.fsencode(tmp_path / "source"), 0, context(), lambda: None, lambda: True)
     link = PipeLink(client)
     client.run(job.prepare(link))
     piece = job.take_range()
@@ -312,7 +312,7 @@ def test_no_more_is_read_than_may_wait(client: Client, tmp_path: Path, pipe: tup
     path = tmp_path / "source"
     path.touch()
     os.truncate(path, 2 * MOST_WAITING * RANGE_BYTES)
-    job = ToOutput(pipe[1], os.fsencode(path), context(), lambda: None, lambda: True)
+    job = ToOutput(pipe[1], os.fsencode(path), 0, context(), lambda: None, lambda: True)
     client.run(job.prepare(PipeLink(client)))
     pieces = []
     while (piece := job.take_range()) is not None:
@@ -331,7 +331,7 @@ def test_a_file_that_says_nothing_of_its_size_is_read_to_its_end(
     """As those of /proc; also when a link is lost in the middle of it."""
     content = os.urandom(size)
     client = Client(LyingServer(lambda path: [], content=content, mode=lambda path: SIZELESS))
-    job = ToOutput(pipe[1], b"/proc/x", context(), lambda: None, lambda: True)
+    job = ToOutput(pipe[1], b"/proc/x", 0, context(), lambda: None, lambda: True)
     link = PipeLink(client, NoShell())
     found = bytearray()
 
@@ -364,7 +364,7 @@ def test_a_file_that_says_nothing_of_its_size_is_read_to_its_end(
 def test_what_cannot_be_streamed(client: Client, tmp_path: Path, name: str, why: str) -> None:
     (tmp_path / "folder").mkdir()
     os.mkfifo(tmp_path / "fifo")
-    job = ToOutput(1, os.fsencode(tmp_path / name), context(), lambda: None, lambda: True)
+    job = ToOutput(1, os.fsencode(tmp_path / name), 0, context(), lambda: None, lambda: True)
     with pytest.raises(FileError, match=why):
         client.run(job.prepare(PipeLink(client)))
 
