@@ -22,7 +22,7 @@ from ssm_proxy.aws.opening import (
 )
 from ssm_proxy.aws.service_errors import says_session_is_gone
 from ssm_proxy.aws.start_budget import StartBudget
-from ssm_proxy.errors import ConfigurationError, ControlPlaneError, SsmProxyError, TargetNotFound
+from ssm_proxy.errors import ConfigurationError, ControlPlaneError, SsmProxyError, TargetNotFound, UsageError
 from ssm_proxy.secret import DataKey, Secret
 
 if TYPE_CHECKING:
@@ -34,6 +34,8 @@ __all__ = ["BotocoreControlPlane", "ControlPlane", "StartedSession", "WebSocketO
 
 logger = logging.getLogger("ssm_proxy.aws")
 
+LONGEST_REASON = 256
+"""Characters (docs/PROTOCOL.md section 1.1)."""
 _UNKNOWN_IN_ECS = frozenset({"ClusterNotFoundException", "InvalidParameterException", "ServiceNotFoundException"})
 _LISTS = {
     "DescribeInstanceInformation": ("ssm", "ssm", PATIENT, "describe_instance_information"),
@@ -170,6 +172,7 @@ class BotocoreControlPlane:
 
         Raises:
             SessionEnded: ``given_up`` was set.
+            UsageError: the reason is too long, or empty.
             ConfigurationError, TargetNotConnected, AccessDenied, Throttled, DocumentRejected, ControlPlaneError,
             ConnectFailed: see ``error_mapping``.
         """
@@ -181,7 +184,11 @@ class BotocoreControlPlane:
         }
         if document_name is not None:
             request["DocumentName"] = document_name
-        if reason:
+        if reason is not None:
+            if not 0 < len(reason) <= LONGEST_REASON:
+                raise UsageError(
+                    f"the reason must have 1 to {LONGEST_REASON} characters", hint="shorten it, or leave it out"
+                )
             request["Reason"] = reason
         with self._call("StartSession", target=target, document_name=document_name) as session:
             client = session.client()

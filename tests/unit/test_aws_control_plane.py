@@ -17,7 +17,7 @@ from aws_service import SESSION, STREAM_URL, Answer, clear_environment, error, r
 
 from ssm_proxy.aws.botocore_session import BotocoreSession
 from ssm_proxy.aws.control_plane import BotocoreControlPlane, ControlPlane, StartedSession, WebSocketOpening
-from ssm_proxy.errors import ConfigurationError, ControlPlaneError, SsmProxyError
+from ssm_proxy.errors import ConfigurationError, ControlPlaneError, SsmProxyError, UsageError
 from ssm_proxy.secret import Secret
 
 TARGET = "i-0123456789abcdef0"
@@ -95,6 +95,14 @@ def test_no_reason_is_not_sent():
     with running() as service:
         start(plane(service.url))
         assert "Reason" not in service.requests[0].body
+
+
+@pytest.mark.parametrize("length", [0, 257])
+def test_a_reason_that_the_service_does_not_take_is_told_before_it_is_asked(length):
+    with running() as service:
+        with pytest.raises(UsageError, match="the reason must have 1 to 256 characters"):
+            start(plane(service.url), reason="x" * length)
+        assert service.requests == []
 
 
 @pytest.mark.parametrize("name", SESSION)

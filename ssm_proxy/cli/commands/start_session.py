@@ -6,10 +6,6 @@ import argparse
 
 from ssm_proxy.cli.session_command import add_aws_options, add_log_options, surroundings
 from ssm_proxy.cli.streams import claim_streams
-from ssm_proxy.errors import UsageError
-
-LONGEST_REASON = 256
-"""Characters (docs/PROTOCOL.md section 1.1)."""
 
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -56,8 +52,6 @@ def run(arguments: argparse.Namespace) -> int:
     from ssm_proxy.connector import SessionRequest
 
     parameters = {} if arguments.parameters is None else parse_parameters(arguments.parameters)
-    if arguments.reason is not None and not 0 < len(arguments.reason) <= LONGEST_REASON:
-        raise UsageError(f"the reason must have 1 to {LONGEST_REASON} characters")
     streams = claim_streams()
     with surroundings(arguments) as around:
         from ssm_proxy.cli.any_session import run_any_session
