@@ -3,25 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import os
 import pwd
 import signal
-import sys
 from asyncio.subprocess import Process
-from collections.abc import Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from pathlib import Path
 from typing import Any, Final, Protocol
 
 import asyncssh
 
 from ssm_proxy.emulator.terminal import (
-    TAKE_TERMINAL,
     home_folder,
     login_environment,
     set_terminal_size,
     signal_group,
+    start_on_terminal,
 )
 
 _LOG = logging.getLogger("ssm_proxy.emulator.ssh")
@@ -32,7 +30,7 @@ SshProcess = asyncssh.SSHServerProcess[bytes]
 
 
 class _ByteReader(Protocol):
-    async def read(self, n: int = -1) -> bytes: ...
+    async def read(self, size: int, /) -> bytes: ...
 
 
 class _ByteWriter(Protocol):
@@ -76,37 +74,16 @@ async def _run_with_pipes(process: SshProcess, shell: str, arguments: list[str])
     assert child.stdout is not None
     assert child.stderr is not None
     outputs = (_pump(child.stdout, process.stdout), _pump(child.stderr, process.stderr))
-    return await _attend(process, child, _feed(process, child, child.stdin, None), outputs)
+    return await _attend(process, child, _feed_pipe(process, child, child.stdin), outputs)
 
 
 async def _run_with_terminal(process: SshProcess, shell: str, arguments: list[str]) -> int:
-    leader, follower = os.openpty()
-    with contextlib.ExitStack() as stack:
-        leader_file = stack.enter_context(os.fdopen(leader, "r+b", buffering=0))
-        writing_end = stack.enter_context(os.fdopen(os.dup(leader), "r+b", buffering=0))
-        with os.fdopen(follower, "r+b", buffering=0):
-            set_terminal_size(leader, process.term_size)
-            child = await asyncio.create_subprocess_exec(
-                sys.executable,
-                *("-I", "-S", "-c", TAKE_TERMINAL, shell, *arguments),
-                stdin=follower,
-                stdout=follower,
-                stderr=follower,
-                start_new_session=True,
-                cwd=home_folder(),
-                env=_environment(process),
-            )
-        loop = asyncio.get_running_loop()
-        reader = asyncio.StreamReader(limit=_PIECE_BYTES)
-        reading, _ = await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), leader_file)
-        writing, protocol = await loop.connect_write_pipe(asyncio.streams.FlowControlMixin, writing_end)
-        writer = asyncio.StreamWriter(writing, protocol, None, loop)
-        try:
-            outputs = (_pump(reader, process.stdout),)
-            return await _attend(process, child, _feed(process, child, writer, leader), outputs)
-        finally:
-            reading.close()
-            writing.abort()
+    child, terminal = await start_on_terminal(shell, arguments, _environment(process), process.term_size)
+    try:
+        feed = _feed(process, child, terminal.write, terminal.number)
+        return await _attend(process, child, feed, (_pump(terminal, process.stdout),))
+    finally:
+        terminal.close()
 
 
 async def _attend(
@@ -155,7 +132,18 @@ async def _exited(child: Process) -> None:
     await child.wait()
 
 
-async def _feed(process: SshProcess, child: Process, writer: asyncio.StreamWriter, terminal: int | None) -> None:
+async def _feed_pipe(process: SshProcess, child: Process, pipe: asyncio.StreamWriter) -> None:
+    async def write(data: bytes) -> None:
+        pipe.write(data)
+        await pipe.drain()
+
+    await _feed(process, child, write, None)
+    pipe.close()
+
+
+async def _feed(
+    process: SshProcess, child: Process, write: Callable[[bytes], Awaitable[None]], terminal: int | None
+) -> None:
     """Carry what the client types, its signals and its window sizes."""
     try:
         while True:
@@ -175,22 +163,13 @@ async def _feed(process: SshProcess, child: Process, writer: asyncio.StreamWrite
                 continue
             if not data:
                 break
-            writer.write(data)
-            await writer.drain()
+            await write(data)
     except (OSError, asyncssh.Error):
         pass  # the child does not read any more, or the client has gone: the outputs tell the rest
-    if terminal is None:
-        writer.close()
 
 
 async def _pump(reader: _ByteReader, writer: _ByteWriter) -> None:
-    while True:
-        try:
-            data = await reader.read(_PIECE_BYTES)
-        except OSError:
-            return  # EIO is how a terminal says that its other end is closed
-        if not data:
-            return
+    while data := await reader.read(_PIECE_BYTES):
         writer.write(data)
         await writer.drain()
 

@@ -15,13 +15,14 @@ from asyncio.subprocess import Process
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
-TAKE_TERMINAL: Final = (
+_TAKE_TERMINAL: Final = (
     "import fcntl,os,sys,termios;fcntl.ioctl(0,termios.TIOCSCTTY,0);os.execvp(sys.argv[1],sys.argv[2:])"
 )
 """Runs in a fresh interpreter between fork and shell. A preexec_fn would run in the forked copy of a process with
 threads, which is not safe."""
 _KEPT_VARIABLES: Final = ("PATH", "LANG", "TZ", "TMPDIR")
 _GOODBYE_S: Final = 1.0
+WindowSize = tuple[int, int, int, int]
 
 
 class Descriptor:
@@ -83,17 +84,26 @@ class Descriptor:
             os.close(number)
 
 
-async def start_on_terminal(arguments: Sequence[str], environment: Mapping[str, str]) -> tuple[Process, Descriptor]:
-    """Start a program, found on PATH, on a terminal and in a session of its own; its size is 0 x 0 at first.
+async def start_on_terminal(
+    program: str, arguments: Sequence[str], environment: Mapping[str, str], size: WindowSize = (0, 0, 0, 0)
+) -> tuple[Process, Descriptor]:
+    """Start a program, found on PATH, on a terminal and in a session of its own.
+
+    Args:
+        program: name or path.
+        arguments: with the name that it is told to have.
+        environment: all of it.
+        size: as for `set_terminal_size`.
 
     Raises:
         OSError: there is no terminal left, or no process.
     """
     leader, follower = os.openpty()
     try:
+        set_terminal_size(leader, size)
         process = await asyncio.create_subprocess_exec(
             sys.executable,
-            *("-I", "-S", "-c", TAKE_TERMINAL, arguments[0], *arguments),
+            *("-I", "-S", "-c", _TAKE_TERMINAL, program, *arguments),
             stdin=follower,
             stdout=follower,
             stderr=follower,
@@ -128,7 +138,7 @@ def signal_group(process: Process, number: signal.Signals) -> None:
             os.killpg(process.pid, number)
 
 
-def set_terminal_size(terminal: int, size: tuple[int, int, int, int]) -> None:
+def set_terminal_size(terminal: int, size: WindowSize) -> None:
     """Set columns, rows, and width and height in pixels; each is a u16, larger ones lose their upper bits."""
     columns, rows, width, height = (each & 0xFFFF for each in size)
     fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, width, height))

@@ -84,6 +84,20 @@ def test_an_interactive_shell_has_a_terminal(config: Path) -> None:
     assert b"yes" in done.stdout
 
 
+def test_a_terminals_last_output_waits_for_a_slow_reader(config: Path) -> None:
+    command = ("ssh", "-F", config, NODE, "-tt", "stty -opost; seq 600000")
+    with subprocess.Popen(
+        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+    ) as reader:
+        assert reader.stdout is not None
+        output = bytearray()
+        while piece := reader.stdout.read1(4096):  # type: ignore[attr-defined]
+            output += piece
+            time.sleep(0.0005)  # slower than the command
+        assert output == b"".join(b"%d\n" % number for number in range(1, 600_001))
+    assert reader.returncode == 0
+
+
 def test_a_shell_without_a_terminal(config: Path) -> None:
     done = ssh(config, "-T", input=b"echo in the shell\nexit 5\n")
     assert (done.returncode, done.stdout) == (5, b"in the shell\n")

@@ -51,7 +51,7 @@ class Shell:
                 return FAILED, str(error)
         waits = host.faults().agent_waits
         try:
-            self._process, self._terminal = await start_on_terminal(arguments, node_environment())
+            self._process, self._terminal = await start_on_terminal(arguments[0], arguments, node_environment())
         except OSError as error:
             await asyncio.sleep(START_FAILURE_S * waits)
             return FAILED, error_output(f"Unable to start command: Failed to start pty: {error}\n\n")
