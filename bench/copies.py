@@ -240,7 +240,7 @@ def summary(rows: Sequence[Row], amount: CopyAmount) -> str:
     """Give the most important figures as Markdown."""
     by_name = {row.what: row for row in rows}
     lines = [
-        f"| {amount.size_mib} MiB through Session Manager, MB/s | scp | cp | "
+        f"| {amount.size_mib} MiB through the emulated service, MB/s | scp | cp | "
         + " | ".join(f"cp, {count}" for count in amount.sessions)
         + " |",
         "|---|---:|---:|" + "---:|" * len(amount.sessions),

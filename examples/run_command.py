@@ -1,23 +1,26 @@
 """Run a command on a managed node, with the credentials of a boto3 session.
 
 python examples/run_command.py i-0123456789abcdef0 uptime
-PROFILE=production python examples/run_command.py i-0123456789abcdef0 sh -c 'df -h | sort'
+AWS_PROFILE=production python examples/run_command.py i-0123456789abcdef0 sh -c 'df -h | sort'
 """
 
 from __future__ import annotations
 
-import os
 import sys
 
 import boto3
+import botocore.exceptions
 
 import ssm_proxy
 
 
 def main(target: str, *command: str) -> int:
-    session = boto3.Session(profile_name=os.environ.get("PROFILE"))
     try:
+        session = boto3.Session()
         result = ssm_proxy.run(target, command, session=session, timeout=600)
+    except botocore.exceptions.BotoCoreError as error:  # of boto3.Session: a profile that is not there, for one
+        print(error, file=sys.stderr)
+        return 1
     except ssm_proxy.SsmProxyError as error:
         print(f"{error} ({error.cause}); {error.hint}", file=sys.stderr)
         return error.exit_status

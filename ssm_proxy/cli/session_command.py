@@ -64,10 +64,12 @@ def add_log_options(parser: argparse.ArgumentParser) -> None:
         dest="verbosity",
         action="count",
         default=0,
-        help="log the life of the session to standard error; -vv every message, -vvv the beginning of payloads too",
+        help="log what happens to standard error; -vv every message and call, -vvv the beginning of payloads too",
     )
     parser.add_argument(
-        "--log-file", metavar="FILE", help="log to a file instead (ssh with ControlPersist discards standard error)"
+        "--log-file",
+        metavar="FILE",
+        help="log to a file instead (for ssh with ControlPersist, which discards standard error)",
     )
 
 

@@ -30,7 +30,7 @@ class CopyOptions:
     resume: bool = False
     """Go on with what an interrupted copy left, after a check of what is there."""
     checksum: bool | None = None
-    """Compare SHA-256 of each file at the end; None: of those that several sessions copied."""
+    """Compare SHA-256 of each file at the end; None: of those larger than `SPLIT_BYTES`, unless ``sessions`` is 1."""
     sessions: int | None = None
     """At most so many; None: as many as are worth it, up to 8."""
 

@@ -170,7 +170,7 @@ def test_a_missing_library_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "aiohttp", None)
     with pytest.raises(ConfigurationError) as caught:
         command.run(parse())
-    assert caught.value.hint == "pip install 'ssm-proxy[emulator]'"
+    assert caught.value.hint == "in the project's checkout: pip install '.[emulator]'"
 
 
 def test_nothing_is_left_after_the_end() -> None:

@@ -44,12 +44,14 @@ region, if the host's ProxyCommand there is ssm-proxy proxy.
 _EPILOG = """\
 Each file is written under another name in the same folder and renamed when it is complete: under its
 own name there is the old file or the new one at any moment. What an interrupted copy leaves of a
-large file is named .….ssm-part; --resume compares it with the source, block by block, and copies what
-is missing. Symbolic links are followed; what is neither file nor folder is left out, and said.
+large file is named .….ssm-part, and has its full size from the start; --resume compares it with the
+source, block by block, and copies what is missing. Symbolic links are followed; what is neither file
+nor folder is left out, with a message.
 
 A new host key is accepted and remembered, a changed one never, unless ssh_config says otherwise.
 
-Exit status: 0, or 11 if something was not copied; the others are those of ssm-proxy.
+Exit status: 0; 11 if something was not copied; 2 wrong arguments, 3 AWS configuration, 4 the target,
+5 the API refused, 6 network, 9 a session ended, 10 the port, 12 SSH: host key or login; 130 after Ctrl-C.
 """
 
 
@@ -82,20 +84,24 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser.add_argument("-r", dest="recursive", action="store_true", help="copy folders")
     parser.add_argument("-p", dest="preserve", action="store_true", help="keep permissions and times")
     parser.add_argument("-i", dest="keys", action="append", default=[], metavar="KEY", help="private key; repeatable")
-    parser.add_argument("-P", dest="port", type=int, metavar="PORT", help="port of sshd on the node (default: 22)")
-    parser.add_argument("-F", dest="config", metavar="FILE", help="ssh_config to read instead of the usual; none: none")
     parser.add_argument(
-        "--sessions", type=int, metavar="N", help="use at most N sessions (default: by size, up to 8; 1 is one session)"
+        "-P", dest="port", type=int, metavar="PORT", help="port of sshd on the node (default: 22, or ssh_config's)"
+    )
+    parser.add_argument(
+        "-F", dest="config", metavar="FILE", help="ssh_config to read instead of yours; -F none reads none"
+    )
+    parser.add_argument(
+        "--sessions", type=int, metavar="N", help="use at most N sessions, 1 to 32 (default: by size, up to 8)"
     )
     parser.add_argument("--resume", action="store_true", help="go on with what an interrupted copy left")
     parser.add_argument(
         "--checksum",
         action=argparse.BooleanOptionalAction,
-        help="compare SHA-256 before a file gets its name (default: of files that several sessions copied)",
+        help="compare SHA-256 before a file gets its name (default: of files above 1 MiB, unless --sessions 1)",
     )
     parser.add_argument("-q", dest="quiet", action="store_true", help="no progress bar: a line for each file")
     parser.add_argument(
-        "--json", action="store_true", help="a line of JSON on standard output for each file, and one more"
+        "--json", action="store_true", help="JSON on standard output: a line for each file and notice, then a summary"
     )
     add_aws_options(parser)
     parser.add_argument("--reason", metavar="TEXT", help="shown in the sessions' history")

@@ -67,7 +67,9 @@ def run(arguments: argparse.Namespace) -> int:
         from ssm_proxy.emulator.options import REAL_PACE_S
     except ImportError as error:
         raise ConfigurationError(
-            "the emulator is not installed", cause=str(error), hint="pip install 'ssm-proxy[emulator]'"
+            "the emulator is not installed",
+            cause=str(error),
+            hint="in the project's checkout: pip install '.[emulator]'",
         ) from error
     options = EmulatorOptions(agent_pace_s=0.0 if arguments.unpaced else REAL_PACE_S)
     with tempfile.TemporaryDirectory(prefix="ssm-proxy-demo-") as folder, Emulator(options) as emulator:

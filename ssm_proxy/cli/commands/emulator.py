@@ -138,7 +138,7 @@ class _Help(argparse.Action):
 
 def _not_installed(error: ModuleNotFoundError) -> ConfigurationError:
     return ConfigurationError(
-        "the emulator is not installed", cause=str(error), hint="pip install 'ssm-proxy[emulator]'"
+        "the emulator is not installed", cause=str(error), hint="in the project's checkout: pip install '.[emulator]'"
     )
 
 
