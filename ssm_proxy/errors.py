@@ -47,6 +47,8 @@ what to do next (``hint``). Messages are lower case, without a full stop, and ne
 
 from __future__ import annotations
 
+from typing import Any
+
 
 class SsmProxyError(Exception):
     """Root of the tree.
@@ -64,6 +66,19 @@ class SsmProxyError(Exception):
         self.message = message
         self.cause = cause
         self.hint = hint
+
+    @property
+    def in_a_line(self) -> str:
+        """What happened, and why: the cause of another error, for one."""
+        return self.message if self.cause is None else f"{self.message}: {self.cause}"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Have it pass between processes as it is: those of a pool hand on what a function raised."""
+        return _again, (type(self), self.args), self.__dict__
+
+
+def _again(kind: type[SsmProxyError], arguments: tuple[Any, ...]) -> SsmProxyError:
+    return kind.__new__(kind, *arguments)  # without its own arguments, which may be others; all else is its state
 
 
 class UsageError(SsmProxyError):
@@ -246,8 +261,21 @@ class CommandFailed(SsmProxyError):
 
     Args:
         status: of the command.
+        stdout: what it wrote.
+        stderr: the same.
     """
 
-    def __init__(self, message: str, *, status: int, cause: str | None = None, hint: str | None = None) -> None:
+    def __init__(
+        self,
+        message: str,
+        *,
+        status: int,
+        stdout: bytes = b"",
+        stderr: bytes = b"",
+        cause: str | None = None,
+        hint: str | None = None,
+    ) -> None:
         super().__init__(message, cause=cause, hint=hint)
         self.status = status
+        self.stdout = stdout
+        self.stderr = stderr

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import copy
+import inspect
+import pickle
 import re
 
 import pytest
 
 from ssm_proxy import errors
 from ssm_proxy.errors import OpeningRefused, SsmProxyError
+from ssm_proxy.file_copy.values import CopyIncomplete
 
 STATUSES = {
     "SsmProxyError": 1,
@@ -52,6 +56,17 @@ def classes() -> dict[str, type[SsmProxyError]]:
 @pytest.mark.parametrize(("name", "status"), STATUSES.items())
 def test_exit_statuses(name: str, status: int) -> None:
     assert classes()[name].exit_status == status
+
+
+def test_every_error_passes_from_one_process_to_another() -> None:
+    kinds = [*classes().values(), CopyIncomplete]
+    for kind in kinds:
+        needed = [each for each in inspect.signature(kind).parameters.values() if each.default is each.empty]
+        more = {each.name: 3 for each in needed if each.name != "message"}
+        error = kind("what", cause="why", hint="what next", **more)
+        for other in (pickle.loads(pickle.dumps(error)), copy.copy(error)):
+            assert type(other) is kind
+            assert (str(other), other.args, vars(other)) == ("what", error.args, vars(error))
 
 
 def test_every_error_of_the_module_is_one_of_ours() -> None:
