@@ -12,7 +12,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple
 
 from ssm_proxy.aws.control_plane import ControlPlane, StartedSession
-from ssm_proxy.errors import KmsFailed, SessionEnded
+from ssm_proxy.errors import KmsFailed, SessionEnded, SsmProxyError
 from ssm_proxy.secret import Secret
 from ssm_proxy.transport.connecting import Connection
 
@@ -57,6 +57,8 @@ class SessionConnector:
         self._starting = threading.Lock()
         self._early_failure: Exception | None = None
         self._given_up = threading.Event()
+        self.start_error: SsmProxyError | None = None
+        """What the latest StartSession met, if it failed."""
         self._session = session
         # Still good until a WebSocket came about: a session that was never opened may not be one that can be resumed,
         # and the official client tries again with the same token too (2.6). Tokens of ResumeSession are used once.
@@ -157,7 +159,11 @@ class SessionConnector:
         if self._session is None:
             if self._given_up.is_set():
                 raise SessionEnded("the session was ended before it had been started")
-            self._session = self._control_plane.start_session(**self.request._asdict(), given_up=self._given_up)
+            try:
+                self._session = self._control_plane.start_session(**self.request._asdict(), given_up=self._given_up)
+            except SsmProxyError as error:
+                self.start_error = error
+                raise
             self._first_token = self._session.token
             logger.info("session %s to %s", self._session.session_id, self.request.target)
             self._mark("StartSession answered")

@@ -10,6 +10,7 @@ from ssm_proxy.channel.congestion import CongestionWindow
 from ssm_proxy.channel.data_channel import HANDSHAKE_TIMEOUT, DataChannel
 from ssm_proxy.channel.handshake import SessionCheck
 from ssm_proxy.connector import SessionConnector
+from ssm_proxy.errors import SsmProxyError
 from ssm_proxy.transport.application import Application
 from ssm_proxy.transport.bridge import Bridge, BridgeOutcome
 
@@ -47,6 +48,7 @@ class Session:
             clock_step=time.get_clock_info("monotonic").resolution,
             handshake_timeout=handshake_timeout,
         )
+        self._connector = connector
         self._bridge = Bridge(
             channel=channel, connector=connector, application=make_application(channel), notify=notify, mark=mark
         )
@@ -54,6 +56,11 @@ class Session:
     def stop(self, signal_number: int) -> None:
         """End the session soon. May be called from a signal handler or another thread."""
         self._bridge.stop(signal_number)
+
+    @property
+    def trouble(self) -> SsmProxyError | None:
+        """What kept a session that was stopped from beginning, as far as is known."""
+        return self._connector.start_error or self._bridge.trouble
 
     def run(self) -> BridgeOutcome:
         """Carry bytes until the session ends, one way or the other; then it is over at the service too.

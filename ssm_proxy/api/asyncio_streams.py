@@ -7,9 +7,10 @@ import contextlib
 import socket
 from typing import TYPE_CHECKING
 
-from ssm_proxy.api.service import BEGIN_TIMEOUT, Service
-from ssm_proxy.api.session_thread import SessionThread, begin_took_too_long
+from ssm_proxy.api.service import BEGIN_TIMEOUT, Service, check_timeout
+from ssm_proxy.api.session_thread import STOP_TIMEOUT, SessionThread
 from ssm_proxy.sessions.port import STREAM_DOCUMENT
+from ssm_proxy.transport.socket_stream import LEAVE_TIME
 
 if TYPE_CHECKING:
     import boto3
@@ -41,7 +42,8 @@ async def open_connection(
     report the end; `StreamWriter.drain` raises it too. What a read had taken that was to get more, to the end, a line
     or a number of bytes, is in the `asyncio.IncompleteReadError` that is the error's ``__context__``. A write after the
     end of the session takes nothing from the reader. `StreamWriter.write_eof` is ``shutdown(SHUT_WR)`` of
-    `Connection`, with its limits. `StreamWriter.close` ends the session, which goes on in a thread for a moment.
+    `Connection`, with its limits. `StreamWriter.close` ends the session, which goes on in a thread for a moment; what
+    was written before gets 5 s to leave, as much to arrive.
 
     Args:
         target: as for `connect`, and so are all others but the last.
@@ -59,6 +61,7 @@ async def open_connection(
     Raises:
         SsmProxyError: as `connect`.
     """
+    check_timeout(timeout)
     service = Service(
         session=session,
         profile=profile,
@@ -67,14 +70,18 @@ async def open_connection(
         stream_endpoint_url=stream_endpoint_url,
     )
     thread, end = service.begin(target, port, reason=reason, document_name=document_name, release=service.close)
+    # Not in a thread of the loop's pool: it has few, and many connections would wait for each other.
+    begun = asyncio.wrap_future(thread.begun)
     try:
-        try:
-            # Not in a thread of the loop's pool: it has few, and many connections would wait for each other.
-            await asyncio.wait_for(asyncio.wrap_future(thread.begun), timeout)
-        except asyncio.TimeoutError as error:
-            raise begin_took_too_long(f"port {port} of {target}", timeout) from error
+        await asyncio.wait({begun}, timeout=timeout)
+        if not begun.done():
+            thread.stop()
+            await asyncio.wait({begun}, timeout=STOP_TIMEOUT)  # until it is over, and knows why
+            raise thread.took_too_long(f"port {port} of {target}", timeout)
+        begun.result()
         return await _streams(end, thread, limit)
     except BaseException:
+        begun.cancel()  # else asyncio complains that nobody looked at what it met
         thread.stop()
         end.close()
         raise
@@ -90,7 +97,16 @@ async def _streams(
         transport, _ = await loop.create_unix_connection(lambda: protocol, sock=end)
     else:
         transport, _ = await loop.create_connection(lambda: protocol, sock=end)
-    return reader, asyncio.StreamWriter(transport, protocol, reader, loop)
+    return reader, _Writer(transport, protocol, reader, loop)
+
+
+class _Writer(asyncio.StreamWriter):
+    """A writer whose ``close`` is bounded: what was written before gets some seconds to leave."""
+
+    def close(self) -> None:
+        super().close()
+        if self.transport.get_write_buffer_size():
+            asyncio.get_running_loop().call_later(LEAVE_TIME, self.transport.abort)
 
 
 class _Reader(asyncio.StreamReader):

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from ssm_proxy.api.service import Service
+from ssm_proxy.api.service import Service, check_target, check_timeout
 from ssm_proxy.api.session_thread import STOP_TIMEOUT, SessionThread
 from ssm_proxy.connector import SessionRequest
 from ssm_proxy.ends import command_status
@@ -44,15 +45,17 @@ class CommandResult:
         if self.status:
             raise CommandFailed(
                 f"{self.argv[0]!r} on {self.target} ended with status {self.status}",
-                hint="its standard error may say why",
+                hint="its standard error (`stderr` of this error) may say why",
                 status=self.status,
+                stdout=self.stdout,
+                stderr=self.stderr,
             )
         return self
 
 
 def run(
     target: str,
-    argv: Sequence[str],
+    argv: Sequence[str | os.PathLike[str]],
     *,
     session: boto3.Session | None = None,
     profile: str | None = None,
@@ -71,7 +74,8 @@ def run(
 
     Args:
         target: ``i-…``, ``mi-…``, or ``ecs:CLUSTER/SERVICE-OR-TASK[/CONTAINER]``.
-        argv: the command and its arguments, which arrive exactly so; no shell looks at them. Its input is empty.
+        argv: the command and its arguments, texts or paths, which arrive exactly so; no shell looks at them. Its input
+            is empty.
         session: as for `connect`, and so are the others.
         profile: see there.
         region: see there.
@@ -85,7 +89,8 @@ def run(
         Output and status, also if that is not 0.
 
     Raises:
-        TransportTimeout: it took longer. The session is ended, and with it the command, some seconds later.
+        TransportTimeout: it took longer. The session is ended, and with it the command, some seconds later. Whether
+            it had been started at all is said.
         SessionEnded: the session ended before the command or all of its output came, or the command could not be run.
         SsmProxyError: as `connect`.
     """
@@ -94,7 +99,9 @@ def run(
             "argv is not a list of words" if argv else "argv is empty",
             hint="for a line of shell: ['sh', '-c', 'a | b']",
         )
-    words = tuple(argv)
+    words = tuple(_word(each) for each in argv)
+    check_target(target)
+    check_timeout(timeout)
     marker = secrets.token_hex(MARKER_BYTES)
     text = command_text(words, marker)
     service = Service(
@@ -108,7 +115,7 @@ def run(
     statuses: list[int] = []
 
     def make_application(channel: DataChannel) -> CollectedOutput:
-        outputs.append(CollectedOutput(channel, marker=marker))
+        outputs.append(CollectedOutput(channel, marker=marker, begun=thread.set_begun))
         return outputs[0]
 
     def make_session() -> Session:
@@ -130,6 +137,10 @@ def run(
     thread.start()
     try:
         if not thread.wait_over(timeout):
+            thread.stop()
+            thread.wait_over(STOP_TIMEOUT)
+            if not _has_begun(thread):
+                raise thread.took_too_long(f"{target} for {words[0]!r}, which was not run,", timeout)
             raise TransportTimeout(
                 f"{words[0]!r} on {target} did not end within {timeout:g} s",
                 cause="the session was ended, and the node ends the command",
@@ -141,3 +152,15 @@ def run(
         raise thread.error
     stdout, stderr = outputs[0].take()
     return CommandResult(target=target, argv=words, stdout=stdout, stderr=stderr, status=statuses[0])
+
+
+def _word(word: str | os.PathLike[str]) -> str:
+    text = os.fspath(word) if isinstance(word, str | os.PathLike) else None
+    if not isinstance(text, str) or "\0" in text:
+        raise UsageError(f"{word!r} cannot be an argument", hint="pass texts or paths, without null characters")
+    return text
+
+
+def _has_begun(thread: SessionThread) -> bool:
+    """Whether the session had begun that is over now, or hangs."""
+    return thread.begun.done() and thread.begun.exception() is None

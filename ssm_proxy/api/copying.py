@@ -185,7 +185,7 @@ def _no_more_of(
     progress: ProgressCallback | None,
 ) -> CopyResult:
     """Tell that nothing more can be had from one of several nodes; give that as a result."""
-    text = f"{error.message}: {error.cause}" if error.cause else error.message
+    text = error.in_a_line
     lost = sorted((shown(each.source), shown(each.target)) for each in left or ())
     lost = lost or [(each.shown, to.shown) for each in froms]  # not all files of it are known; or its folders were last
     failures = [

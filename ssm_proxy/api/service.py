@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import socket
+import threading
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -94,6 +95,7 @@ class Service:
             timeout: see there.
             release: called when the session is over, also if it could not begin.
         """
+        check_timeout(timeout)
         thread, end = self.begin(target, port, reason=reason, document_name=document_name, release=release)
         try:
             thread.wait_begun(timeout, f"port {port} of {target}")
@@ -110,6 +112,7 @@ class Service:
         self, target: str, port: int, *, reason: str | None, document_name: str, release: Callable[[], None]
     ) -> tuple[SessionThread, socket.socket]:
         """Begin to connect; give the thread that does, and the end of a pair that will be the connection."""
+        check_target(target)
         check_port(port)
         ours, theirs = socket.socketpair()
         ours.setblocking(False)
@@ -153,7 +156,9 @@ class Service:
             else:
                 local.close()
 
-        thread = SessionThread(make_session, judge=judge, release=release, finish=finish)
+        thread = SessionThread(
+            make_session, judge=judge, is_left=local.other_end_has_gone, release=release, finish=finish
+        )
         try:
             thread.start()
         except BaseException:
@@ -191,6 +196,29 @@ def check_port(port: int) -> None:
     """
     if isinstance(port, bool) or not isinstance(port, int) or not 0 < port < 65536:
         raise UsageError(f"{port!r} is not a port", hint="use a number from 1 to 65535")
+
+
+def check_target(target: str) -> None:
+    """Check what names a managed node; what it may look like is checked later.
+
+    Raises:
+        UsageError: it is no text, or empty.
+    """
+    if not isinstance(target, str) or not target:
+        raise UsageError(f"{target!r} is not a target", hint="pass a text like 'i-0123456789abcdef0'")
+
+
+def check_timeout(timeout: float | None) -> None:
+    """Check a number of seconds; None is no limit.
+
+    Raises:
+        UsageError: it is none, or larger than the system can wait.
+    """
+    if timeout is None:
+        return
+    is_number = isinstance(timeout, int | float) and not isinstance(timeout, bool)
+    if not is_number or not 0 <= timeout <= threading.TIMEOUT_MAX:
+        raise UsageError(f"a timeout of {timeout!r} cannot be used", hint="pass seconds, or None for no limit")
 
 
 def log_notice(text: str) -> None:

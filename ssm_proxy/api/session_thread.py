@@ -13,7 +13,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
 
-from ssm_proxy.errors import SessionEnded, SsmProxyError, TransportTimeout
+from ssm_proxy.errors import SessionEnded, SsmProxyError, Throttled, TransportTimeout
 from ssm_proxy.session import Session
 from ssm_proxy.transport.bridge import BridgeOutcome
 
@@ -33,6 +33,7 @@ class SessionThread(threading.Thread):
     Args:
         make_session: makes the session; called in the thread, and may take its time.
         judge: gives the error that an end without one stands for, if any.
+        is_left: says whether nobody has the program's end of the session any more.
         release: called in the thread when the session is over at the service.
         finish: called in the thread after that, when `error` says how it ended; may take as long as it likes.
     """
@@ -42,12 +43,14 @@ class SessionThread(threading.Thread):
         make_session: Callable[[], Session],
         *,
         judge: Callable[[BridgeOutcome], SsmProxyError | None],
+        is_left: Callable[[], bool] = lambda: True,
         release: Callable[[], None] = lambda: None,
         finish: Callable[[], None] = lambda: None,
     ) -> None:
         super().__init__(name="ssm-proxy session", daemon=True)
         self._make_session = make_session
         self._judge = judge
+        self.is_left = is_left
         self._release = release
         self._finish = finish
         self._process_id = os.getpid()
@@ -55,8 +58,10 @@ class SessionThread(threading.Thread):
         self._session: Session | None = None
         self._stopped_at: float | None = None
         self._is_over = threading.Event()
+        self._holders = 1
         self._begun: Future[None] = Future()
         self._begun.set_running_or_notify_cancel()  # who waits for it may give up, but not cancel it
+        self._trouble: SsmProxyError | None = None  # what kept it from beginning, known when it is over
         self.error: SsmProxyError | None = None
         """Why the session ended, if not as it should; known before anybody can notice its end."""
 
@@ -95,11 +100,35 @@ class SessionThread(threading.Thread):
         except FutureTimeout as error:
             self.stop()
             self.wait_over(STOP_TIMEOUT)
-            raise begin_took_too_long(what, timeout) from error
+            raise self.took_too_long(what, timeout) from error
         except BaseException:  # Ctrl-C, for one
             self.stop()
             self.wait_over(STOP_TIMEOUT)
             raise
+
+    def took_too_long(self, what: str, timeout: float | None) -> SsmProxyError:
+        """Give the error of a session that was stopped because it had not begun in time. Its end may tell more."""
+        message = f"no session to {what} within {timeout:g} s"
+        trouble = self._trouble
+        if isinstance(trouble, Throttled):
+            return Throttled(message, cause=trouble.in_a_line, hint=trouble.hint)
+        return TransportTimeout(
+            message,
+            cause="it could neither be begun nor was it refused" if trouble is None else trouble.in_a_line,
+            hint=(trouble and trouble.hint)
+            or "check network and proxy, and whether the node's agent is busy; or give it more time",
+        )
+
+    def share(self) -> None:
+        """Take note of one more socket that leads to the session."""
+        with self._lock:
+            self._holders += 1
+
+    def let_go(self) -> bool:
+        """Take note that one of them is about to be closed; give whether it is the last."""
+        with self._lock:
+            self._holders -= 1
+            return self._holders == 0
 
     def stop(self) -> None:
         """Have the session end soon. May be called from any thread, also before there is one."""
@@ -148,7 +177,9 @@ class SessionThread(threading.Thread):
                 is_stopped = self._stopped_at is not None
             if is_stopped:
                 session.stop(signal.SIGTERM)
-            error = self._judge(session.run())
+            outcome = session.run()
+            self._trouble = session.trouble
+            error = self._judge(outcome)
         except SsmProxyError as raised:
             error = raised
         except Exception as raised:  # noqa: BLE001 - the boundary of a thread: whoever uses the session is told
@@ -173,12 +204,3 @@ class SessionThread(threading.Thread):
                 thread.stop()
         if self._stopped_at is not None:
             self.wait_over(max(0.0, self._stopped_at + STOP_TIMEOUT - time.monotonic()))
-
-
-def begin_took_too_long(what: str, timeout: float | None) -> TransportTimeout:
-    """Give the error of a session that did not begin in time."""
-    return TransportTimeout(
-        f"no session to {what} within {timeout:g} s",
-        cause="it could neither be begun nor was it refused",
-        hint="check network and proxy, and whether the node's agent is busy; or give it more time",
-    )

@@ -7,7 +7,8 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from ssm_proxy.api.service import Service, log_notice
+from ssm_proxy.api.service import Service, check_port, check_target, check_timeout, log_notice
+from ssm_proxy.errors import UsageError
 from ssm_proxy.secret import Secret
 from ssm_proxy.sessions.port import STREAM_DOCUMENT
 from ssm_proxy.ssh.login import STEP_TIMEOUT, Login
@@ -35,6 +36,9 @@ class Access(NamedTuple):
     config_file: Path | None = None
     prompter: Prompter | None = None
     timeout: float = STEP_TIMEOUT
+    """Seconds for each step of the SSH connection."""
+    begin_timeout: float | None = None
+    """Seconds for the session to begin; None: as patient as ssh is with the ProxyCommand, which waits for its turn."""
     notify: Callable[[str], None] = log_notice
     """Shows a person one line. May be called from any thread."""
 
@@ -104,7 +108,7 @@ class _Reached:
             self._settings.port,
             reason=self._reason,
             document_name=self._document_name,
-            timeout=self._access.timeout,
+            timeout=self._access.begin_timeout,
             release=release,
         )
 
@@ -170,6 +174,9 @@ def ssh_client(
         document_name=document_name,
         timeout=timeout,
     )
+    check_target(target)
+    if username is not None and not isinstance(username, str):
+        raise UsageError(f"{username!r} is not the name of an account")
     reached = _Reached(target, username, access)
     with reached.login(reached.dial_last) as login:
         return login.open_client()
@@ -185,15 +192,25 @@ def make_access(
     timeout: float,
     **options: str | None,
 ) -> Access:
-    """Give what the arguments of the public functions say; ``options`` are those of ``ssm-proxy proxy``."""
+    """Give what the arguments of the public functions say; ``options`` are those of ``ssm-proxy proxy``.
+
+    Raises:
+        UsageError: no limit, or what is none.
+    """
+    if port is not None:
+        check_port(port)
+    check_timeout(timeout)
+    if timeout is None:
+        raise UsageError("timeout is None", hint="pass seconds: each step of an SSH connection needs a limit")
     return Access(
         session=session,
         options={name.replace("_", "-"): value for name, value in options.items() if value is not None},
         port=port,
-        key_filename=[key_filename] if isinstance(key_filename, str | os.PathLike) else list(key_filename),
+        key_filename=[key_filename] if isinstance(key_filename, str | os.PathLike) else list(key_filename or ()),
         password=None if password is None else Secret(password),
         config_file=config_file,
         timeout=timeout,
+        begin_timeout=timeout,
     )
 
 

@@ -171,7 +171,7 @@ class BotocoreControlPlane:
             given_up: ends the waiting for that turn when it is set.
 
         Raises:
-            SessionEnded: ``given_up`` was set.
+            SessionEnded: ``given_up`` was set; Throttled, if that was while it waited.
             UsageError: the reason is too long, or empty.
             ConfigurationError, TargetNotConnected, AccessDenied, Throttled, DocumentRejected, ControlPlaneError,
             ConnectFailed: see ``error_mapping``.

@@ -41,6 +41,7 @@ _SHORTEST_NAP: Final = 0.5
 """Who waits looks again after a quarter of the time left, within these: the rate may have changed."""
 _JITTER: Final = 0.5
 """At most, in turns: processes that were started together do not stay together."""
+_GIVEN_UP: Final = "this one was given up before its turn"
 _WORTH_TELLING: Final = 3.0
 _TELL_INTERVAL: Final = 30.0
 _LARGEST_FILE: Final = 128 * 1024
@@ -106,7 +107,7 @@ class StartBudget:
             given_up: ends the waiting at once when it is set.
 
         Raises:
-            Throttled: the turn did not come in time.
+            Throttled: the turn did not come in time, or not before ``given_up`` was set.
             SessionEnded: ``given_up`` was set.
         """
         self._current.start = _Start(given_up or threading.Event())
@@ -121,7 +122,9 @@ class StartBudget:
         start: _Start = self._current.start
         start.in_turn = False
         if start.given_up.is_set():
-            raise _given_up()
+            if start.may_wait:
+                raise _throttled(_GIVEN_UP, "the service has refused it until now")
+            raise SessionEnded("the session was ended before it had been started")
         if not self._is_needed():
             return
         from ssm_proxy.aws.start_holders import new_holder
@@ -181,14 +184,10 @@ class StartBudget:
             left = start.until - time.monotonic()
             before = pace.before(number, now)
             if left <= 0:
-                raise Throttled(
-                    f"StartSession is throttled, and it was not this one's turn within {PATIENCE / 60:.0f} minutes",
-                    cause=f"{before} more are before it, and the service takes about {pace.rate:.1f} per second",
-                    hint="start fewer sessions at once, or share one per node with ControlMaster and ControlPersist",
-                )
+                raise _throttled(f"it was not this one's turn within {PATIENCE / 60:.0f} minutes", _queue(before, pace))
             self._tell(wait, before)
             if start.given_up.wait(min(wait, left, max(_SHORTEST_NAP, min(wait / 4, _LONGEST_NAP)))):
-                raise _given_up()
+                raise _throttled(_GIVEN_UP, _queue(before, pace))
 
     def _tell(self, wait: float, before: int) -> None:
         now = time.monotonic()
@@ -301,8 +300,16 @@ def _is_refusal(answer: Mapping[str, Any]) -> bool:
     return is_throttling(answer.get("Error", {}).get("Code"))
 
 
-def _given_up() -> SessionEnded:
-    return SessionEnded("the session was ended before it had been started")
+def _queue(before: int, pace: Pace) -> str:
+    return f"{before} more are before it, and the service takes about {pace.rate:.1f} per second"
+
+
+def _throttled(what: str, why: str) -> Throttled:
+    return Throttled(
+        f"StartSession is throttled, and {what}",
+        cause=why,
+        hint="start fewer sessions at once, or share one per node with ControlMaster and ControlPersist",
+    )
 
 
 def _folder() -> str | None:

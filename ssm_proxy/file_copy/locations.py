@@ -40,6 +40,8 @@ def parse_location(text: str | os.PathLike[str]) -> Location:
     Raises:
         UsageError: it is empty, names no node before the colon, or cannot be a name.
     """
+    if not isinstance(text, str | os.PathLike):
+        raise UsageError(f"{text!r} is no path", hint="pass a text or a path object")
     if "\0" in os.fsdecode(text):
         raise UsageError("the name of a file has a null character in it")
     if isinstance(text, os.PathLike):

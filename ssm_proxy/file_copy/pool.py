@@ -96,8 +96,8 @@ class Pool:
             try:
                 client = self._open_client()
                 break
-            except (SshConnectFailed, Throttled) as error:
-                if attempt == FAILURES_IN_A_ROW or not getattr(error, "is_busy", True):
+            except SshConnectFailed as error:
+                if attempt == FAILURES_IN_A_ROW or not error.is_busy:
                     raise
                 time.sleep(FIRST_PAUSE_S * 2**attempt * (0.5 + random.random() / 2))
         self._begin(client, self._round)

@@ -141,6 +141,11 @@ class Bridge:
         self._signal_number = signal_number
         self._wake()
 
+    @property
+    def trouble(self) -> SsmProxyError | None:
+        """Why there is no connection just now, as far as is known."""
+        return self._recovery.error
+
     def run(self) -> BridgeOutcome:
         """Carry bytes until the tunnel ends, then terminate the session unless the service did.
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from ssm_proxy.channel.data_channel import DataChannel
+from ssm_proxy.channel.events import SessionStarted
 from ssm_proxy.sessions.command import CommandStreams, Piece
 from ssm_proxy.sessions.standard_stream import INTERRUPT
 from ssm_proxy.transport.application import ApplicationBase
@@ -118,10 +119,12 @@ class CollectedOutput(ApplicationBase):
     Args:
         channel: not used for anything: such a command has no input.
         marker: of the frames in both streams.
+        begun: called when the session has begun, and so the command.
     """
 
-    def __init__(self, channel: DataChannel, *, marker: str) -> None:
+    def __init__(self, channel: DataChannel, *, marker: str, begun: Callable[[], None]) -> None:
         super().__init__(channel)
+        self._begun = begun
         self._streams = CommandStreams(marker)
         self._data = (bytearray(), bytearray())
         self.code: int | None = None
@@ -131,6 +134,9 @@ class CollectedOutput(ApplicationBase):
     def status(self) -> int | None:
         """The command's exit status, once its frame has come."""
         return self._streams.status
+
+    def started(self, event: SessionStarted, now: float) -> None:
+        self._begun()
 
     def take(self) -> tuple[bytes, bytes]:
         """Give what came as standard output and standard error, once."""

@@ -37,7 +37,8 @@ class Recovery:
     def __init__(self, source: random.Random) -> None:
         self._backoff = Backoff(source)
         self._lost_at: float | None = None
-        self._cause = ""
+        self.error: SsmProxyError | None = None
+        """What the latest attempt met, or the connection was lost by; None while it works."""
         self._has_begun = False
         self._was_told = False
         self._refusals = 0
@@ -50,6 +51,7 @@ class Recovery:
         """Take note that something arrived on a connection; return whether a person was told of its loss."""
         was_told = self._was_told
         self._lost_at = None
+        self.error = None
         self._was_told = False
         self._refusals = 0
         self._backoff.reset()
@@ -70,7 +72,7 @@ class Recovery:
         if self._lost_at is None:
             self._lost_at = now
         self._has_begun = has_begun
-        self._cause = error.message if error.cause is None else f"{error.message}: {error.cause}"
+        self.error = error
         if not self._is_temporary(error, was_started):
             return error
         if now < self._lost_at + (BUDGET if has_begun else FIRST_CONNECTION_BUDGET):
@@ -81,7 +83,7 @@ class Recovery:
             what = "the session could not be opened"
         else:
             return error
-        return SessionEnded(what, cause=self._cause, hint=error.hint or "connect again")
+        return SessionEnded(what, cause=error.in_a_line, hint=error.hint or "connect again")
 
     @property
     def notice_at(self) -> float | None:
@@ -97,7 +99,8 @@ class Recovery:
             return None
         self._was_told = True
         minutes = (BUDGET - (self.lost_for(now) or 0.0)) / 60
-        return f"connection lost, trying to resume for {minutes:.0f} more minutes ({self._cause})"
+        why = "" if self.error is None else f" ({self.error.in_a_line})"
+        return f"connection lost, trying to resume for {minutes:.0f} more minutes{why}"
 
     def _is_temporary(self, error: SsmProxyError, was_started: bool) -> bool:
         """Whether another attempt may succeed.

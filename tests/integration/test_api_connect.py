@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import gc
 import getpass
@@ -420,6 +421,24 @@ def test_the_service_refuses(own_service: Emulator, monkeypatch: pytest.MonkeyPa
     with pytest.raises(ssm_proxy.Throttled):
         ssm_proxy.connect(EMBEDDED)
     assert own_service.sessions() == []
+
+
+def test_what_kept_it_from_beginning_is_told(own_service: Emulator) -> None:
+    own_service.set_faults(Faults(throttle_start=-1))
+    calls: list[Callable[[], object]] = [
+        lambda: ssm_proxy.connect(EMBEDDED, timeout=6),
+        lambda: asyncio.run(ssm_proxy.open_connection(EMBEDDED, timeout=6)),
+    ]
+    for call in calls:
+        with pytest.raises(ssm_proxy.Throttled, match=r"no session to port 22 of .* within 6 s") as caught:
+            call()
+        assert "StartSession is throttled, and this one was given up before its turn: " in str(caught.value.cause)
+    own_service.set_faults(Faults())
+    nowhere = f"ws://127.0.0.1:{free_port()}"
+    with pytest.raises(ssm_proxy.TransportTimeout, match="within 2 s") as late:
+        ssm_proxy.connect(EMBEDDED, stream_endpoint_url=nowhere, timeout=2)
+    assert "refused" in str(late.value.cause)
+    assert open_sessions(own_service) == []
 
 
 def test_it_takes_no_longer_than_it_may(own_service: Emulator) -> None:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
+import multiprocessing
 import signal
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
 
 import boto3
 import pytest
-from nodes import EMBEDDED, BecomeUser, StartEmulator, open_sessions, wait_until
+from nodes import EMBEDDED, BecomeUser, StartEmulator, free_port, open_sessions, wait_until
 
 import ssm_proxy
 from bench.processes import is_running
@@ -32,7 +34,7 @@ def test_output_and_status(service: Emulator) -> None:
     assert result.argv == tuple(argv)
     with pytest.raises(ssm_proxy.CommandFailed, match=r"'sh' on i-0123456789abcdef0 ended with status 7") as caught:
         result.check()
-    assert caught.value.status == 7
+    assert (caught.value.status, caught.value.stdout, caught.value.stderr) == (7, result.stdout, b"err\n")
     with pytest.raises(dataclasses.FrozenInstanceError):
         result.status = 0  # type: ignore[misc]
     assert "stdout" not in repr(result)  # it may be long, and secret
@@ -64,10 +66,71 @@ def test_a_session_that_ends_before_its_command(service: Emulator) -> None:
             running.result()
 
 
-@pytest.mark.parametrize("argv", ["ls -l", b"ls", [], ["\ud800"]])
+def test_a_command_that_was_not_begun_in_time(service: Emulator, tmp_path: Path) -> None:
+    place = tmp_path / "pid"
+    service.set_faults(Faults(stall_agent_s=60))
+    with pytest.raises(ssm_proxy.TransportTimeout, match=r"for 'touch', which was not run, within 0\.5 s"):
+        ssm_proxy.run(EMBEDDED, ["touch", place], timeout=0.5)
+    service.set_faults(Faults(throttle_start=-1))
+    with pytest.raises(ssm_proxy.Throttled, match=r"for 'touch', which was not run, within 6 s") as caught:
+        ssm_proxy.run(EMBEDDED, ["touch", str(place)], timeout=6)
+    assert "StartSession is throttled" in str(caught.value.cause)
+    assert not place.exists()
+    assert open_sessions(service) == []
+
+
+def test_its_error_reaches_the_parent_of_a_process(service: Emulator) -> None:
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        with pytest.raises(ssm_proxy.CommandFailed) as caught:
+            pool.submit(run_and_check, ["sh", "-c", "echo why >&2; exit 3"]).result()
+        assert pool.submit(run_and_check, ["true"]).result() == 0
+    assert (caught.value.status, caught.value.stderr) == (3, b"why\n")
+
+
+def run_and_check(argv: list[str]) -> int:
+    return ssm_proxy.run(EMBEDDED, argv).check().status
+
+
+@pytest.mark.parametrize("argv", ["ls -l", b"ls", [], ["\ud800"], ["ls", 5], ["ls", b"x"], ["echo", "a\0b"], None])
 def test_what_is_no_command(argv: list[str]) -> None:
     with pytest.raises(ssm_proxy.UsageError):
         ssm_proxy.run(EMBEDDED, argv)
+
+
+def test_what_no_function_takes(service: Emulator) -> None:
+    port = free_port()
+    for target in (None, 5, b"i-0123456789abcdef0", ""):
+        for use in (
+            lambda target: ssm_proxy.connect(target),
+            lambda target: ssm_proxy.run(target, ["true"]),
+            lambda target: ssm_proxy.forward(target, port).__enter__(),
+            lambda target: ssm_proxy.ssh_client(target),
+            lambda target: asyncio.run(ssm_proxy.open_connection(target)),
+        ):
+            with pytest.raises(ssm_proxy.UsageError, match="is not a target"):
+                use(target)
+    for timeout in (-1, True, "5", float("inf"), float("nan")):
+        for use in (
+            lambda timeout: ssm_proxy.connect(EMBEDDED, timeout=timeout),
+            lambda timeout: ssm_proxy.run(EMBEDDED, ["true"], timeout=timeout),
+            lambda timeout: ssm_proxy.forward(EMBEDDED, port, timeout=timeout).__enter__(),
+            lambda timeout: ssm_proxy.ssh_client(EMBEDDED, timeout=timeout),
+            lambda timeout: ssm_proxy.copy("x", f"{EMBEDDED}:", timeout=timeout),
+            lambda timeout: asyncio.run(ssm_proxy.open_connection(EMBEDDED, timeout=timeout)),
+        ):
+            with pytest.raises(ssm_proxy.UsageError, match="cannot be used"):
+                use(timeout)
+    for call in (
+        lambda: ssm_proxy.ssh_client(EMBEDDED, timeout=None),  # type: ignore[arg-type]
+        lambda: ssm_proxy.copy("x", f"{EMBEDDED}:", timeout=None),  # type: ignore[arg-type]
+        lambda: ssm_proxy.ssh_client(EMBEDDED, port="22"),  # type: ignore[arg-type]
+        lambda: ssm_proxy.ssh_client(EMBEDDED, username=5),  # type: ignore[arg-type]
+        lambda: ssm_proxy.copy([b"x"], f"{EMBEDDED}:"),  # type: ignore[list-item]
+        lambda: ssm_proxy.copy(b"x", f"{EMBEDDED}:"),  # type: ignore[arg-type]
+    ):
+        with pytest.raises(ssm_proxy.UsageError):
+            call()
+    assert service.sessions() == []
 
 
 # --- a session of boto3 -----------------------------------------------------------------------------------------------

@@ -21,6 +21,8 @@ DEADLINE = 10.0
 class ObedientSession(Session):
     """Goes on until it is stopped or given an end."""
 
+    trouble: SsmProxyError | None = None
+
     def __init__(self, *, heeds_stop: bool = True) -> None:
         self.end: Exception | str | None = None
         self.stops: list[int] = []

@@ -19,7 +19,7 @@ from botocore.config import Config
 
 from ssm_proxy.aws import start_budget, start_rate
 from ssm_proxy.aws.control_plane import BotocoreControlPlane, StartedSession
-from ssm_proxy.errors import SessionEnded, Throttled
+from ssm_proxy.errors import Throttled
 
 REFUSED = error("ThrottlingException", "Rate exceeded")
 STARTED = Answer(body=SESSION)
@@ -221,7 +221,7 @@ def test_a_person_is_told_and_waiting_ends_when_nobody_wants_the_session(home: P
     with running(REFUSED, STARTED) as service:
         start(plane(service))
         write_queue(state_file(home))
-        with pytest.raises(SessionEnded):
+        with pytest.raises(Throttled, match="given up before its turn"):
             start(plane(service, notify=notify), given_up)
         assert len(service.requests) == 2
     (text,) = told
@@ -262,7 +262,7 @@ def told_before(service: Service) -> str:
         told.append(text)
         given_up.set()
 
-    with pytest.raises(SessionEnded):
+    with pytest.raises(Throttled, match="given up before its turn"):
         start(plane(service, notify=notify), given_up)
     (text,) = told
     return text.partition(" s, ")[2]
