@@ -28,9 +28,11 @@ class Connection(socket.socket):
     - ``shutdown(SHUT_WR)``: the protocol cannot tell the node that nothing more will come. Output still comes, until
       the node's program closes its side; if it is silent for 10 s instead, the session ends with a `TransportTimeout`,
       because what came may not be all.
-    - ``ssl.SSLContext.wrap_socket`` takes the descriptor over. Closing the TLS socket ends the session; leaving the
-      ``with`` block of this object waits for that, and raises the error of a session that failed; also instead of what
-      came of it above, an `OSError` (`ssl.SSLError` is one), `EOFError` or `http.client.HTTPException`.
+    - ``ssl.SSLContext.wrap_socket`` takes the descriptor over, as ``detach`` gives it away. Closing the TLS socket ends
+      the session. Leaving the ``with`` block of this object after that waits for the end, and raises the error of a
+      session that failed; also instead of what came of it above, an `OSError` (`ssl.SSLError` is one), `EOFError` or
+      `http.client.HTTPException`. A TLS socket that is still open then just goes on.
+    - ``dup`` gives another one to the same session, which ends when the last of them is closed.
 
     One thread may receive while another sends, as with any socket. After a fork only the parent's use of it counts.
     """
@@ -121,6 +123,13 @@ class Connection(socket.socket):
             self._raise_error()
             raise
 
+    def dup(self) -> Connection:
+        other = super().dup()
+        other._session = self._session
+        if self._session is not None:
+            self._session.share()
+        return other
+
     # --- the end ----------------------------------------------------------------------------------------------------
 
     def __exit__(self, *raised: Any) -> None:
@@ -134,12 +143,14 @@ class Connection(socket.socket):
 
     def _real_close(self, *arguments: Any) -> None:
         """Close for good: called when neither the socket nor a file made of it is open any more."""
-        session = self._session
-        if session is not None and session.is_ours and self.fileno() >= 0:
+        session = self._session if self._session is not None and self._session.is_ours else None
+        is_last = session is not None and self.fileno() >= 0 and session.let_go()
+        if is_last:
             with contextlib.suppress(OSError):  # a thread that waits in ``recv`` would keep the pair open
                 self.shutdown(socket.SHUT_RDWR)
         super()._real_close(*arguments)  # type: ignore[misc]
-        if session is not None and not self._is_ended:
+        # Who took the descriptor over may still have it.
+        if session is not None and not self._is_ended and (is_last or session.is_left()):
             self._is_ended = True
             session.end()
 

@@ -12,6 +12,7 @@ import select
 import socket
 import ssl
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -452,6 +453,53 @@ def test_it_takes_no_longer_than_it_may(own_service: Emulator) -> None:
 def test_what_is_no_port(port: int) -> None:
     with pytest.raises(ssm_proxy.UsageError, match="is not a port"):
         ssm_proxy.connect(EMBEDDED, port=port)
+
+
+# --- several sockets to one session -----------------------------------------------------------------------------------
+
+
+def test_a_descriptor_that_was_given_away_is_not_waited_for(service: Emulator) -> None:
+    with serving(echo) as port:
+        with connect(port) as connection:
+            taken = socket.socket(fileno=connection.detach())
+            began = time.monotonic()
+            connection.close()
+        assert time.monotonic() - began < 5, "nobody waits for the end of what goes on"
+        with taken:
+            taken.settimeout(WITHIN)
+            taken.sendall(b"it goes on")
+            assert receive_exactly(taken, 10) == b"it goes on"
+    wait_until(lambda: not open_sessions(service), "the session ends with the last of its owners")
+
+
+def test_a_tls_socket_may_live_longer_than_the_block(service: Emulator, tmp_path: Path) -> None:
+    server_context, client_context = tls(tmp_path)
+
+    def serve(plain: socket.socket) -> None:
+        with server_context.wrap_socket(plain, server_side=True) as server:
+            echo(server)
+
+    with serving(serve) as port:
+        with connect(port) as connection:
+            wrapped = client_context.wrap_socket(connection, server_hostname="localhost")
+        with wrapped:
+            wrapped.sendall(b"it goes on")
+            assert receive_exactly(wrapped, 10) == b"it goes on"
+    wait_until(lambda: not open_sessions(service), "the session ends with it")
+
+
+def test_duplicates_share_a_session(service: Emulator) -> None:
+    with connected() as connection:
+        other = connection.dup()
+        assert isinstance(other, Connection)
+        connection.close()
+        other.settimeout(WITHIN)
+        assert exchange(other, b"it goes on") == b"it goes on"
+        other.close()
+        assert open_sessions(service) == []
+    with connect(free_port()) as connection, connection.dup() as other, pytest.raises(ssm_proxy.RemotePortRefused):
+        other.recv(1)
+    assert open_sessions(service) == []
 
 
 # --- many -------------------------------------------------------------------------------------------------------------
