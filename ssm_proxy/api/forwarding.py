@@ -10,10 +10,11 @@ import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
-from ssm_proxy.api.service import BEGIN_TIMEOUT, Service, check_port, log_notice
+from ssm_proxy.api.service import BEGIN_TIMEOUT, Service, check_port, check_target, check_timeout, log_notice
 from ssm_proxy.api.session_thread import STOP_TIMEOUT, SessionThread
 from ssm_proxy.connector import SessionRequest
 from ssm_proxy.ends import FAILED_AT_START_WITHIN, cannot_be_forwarded, closed_by_service
+from ssm_proxy.errors import UsageError
 from ssm_proxy.sessions.port import check_forwarding_session, forwarding_request
 from ssm_proxy.transport.acceptor import Forward
 from ssm_proxy.transport.application import LateApplication
@@ -88,9 +89,15 @@ def forward(
     Raises:
         PortError: the local port cannot be had.
         SsmProxyError: the session could not begin, as for `connect`; or, at the end of the block, that it failed
-            meanwhile, unless the block ends with another exception.
+            meanwhile; if the block ends with another exception, it is that one's ``__cause__``.
     """
+    check_target(target)
     check_port(remote_port)
+    if local_port != 0 or isinstance(local_port, bool):
+        check_port(local_port)
+    if not isinstance(bind, str):
+        raise UsageError(f"{bind!r} is not an address", hint="pass a text like '127.0.0.1', or '*'")
+    check_timeout(timeout)
     service = Service(
         session=session,
         profile=profile,
@@ -106,8 +113,10 @@ def forward(
             running.thread.wait_begun(timeout, running.destination)
             try:
                 yield address
-            except Exception:
+            except Exception as error:
                 running.drain()
+                if error.__cause__ is None:  # the session's end is what most programs above fail by
+                    error.__cause__ = running.thread.error
                 raise
             running.drain()
         if running.thread.error is not None:
@@ -136,15 +145,18 @@ class _Forwarding:
         )
 
     def drain(self) -> None:
-        """Have what local programs sent last arrive, for some seconds at most."""
+        """Have what local programs sent last arrive, for some seconds at most. In a fork there is nobody who could."""
+        if not self.thread.is_ours:
+            return
         self._tell_ending.close()
         if not self._is_drained.wait(DRAIN_TIMEOUT):
             logger.warning("what was sent last to %s may not have arrived", self.destination)
 
     def close(self) -> None:
-        """End the session, in bounded time."""
-        self.thread.stop()
-        self.thread.wait_over(STOP_TIMEOUT)
+        """End the session, in bounded time; that of the process which began it, not of a fork."""
+        if self.thread.is_ours:
+            self.thread.stop()
+            self.thread.wait_over(STOP_TIMEOUT)
         self._tell_ending.close()
         self._ending.close()
 

@@ -148,6 +148,24 @@ def test_a_fork_of_the_program_ends_no_session(user: User) -> None:
     assert run(user, program) == (0, "still there\n", "")
 
 
+def test_a_fork_that_leaves_a_block_ends_no_forwarding(user: User) -> None:
+    program = """
+    import warnings
+    warnings.simplefilter("ignore")
+    with ssm_proxy.forward(NODE, PORT) as address:
+        child = os.fork()
+        began = time.monotonic()
+        if child:
+            assert os.wait()[1] == 0
+            with socket.create_connection(address, 20) as connection:
+                connection.sendall(b"still there")
+                print(connection.recv(100).decode())
+    if not child:
+        sys.exit(time.monotonic() - began > 2)
+    """
+    assert run(user, program) == (0, "still there\n", "")
+
+
 @pytest.mark.parametrize(
     "statement",
     [

@@ -110,3 +110,31 @@ def test_what_cannot_begin(service: Emulator) -> None:
     service.set_faults(Faults(stall_agent_s=5))
     with pytest.raises(ssm_proxy.TransportTimeout):
         ssm_proxy.forward(EMBEDDED, 80, timeout=0.3).__enter__()
+
+
+@pytest.mark.parametrize("local_port", [-1, 65536, 70000, True, "80", None])
+def test_what_is_no_local_port(local_port: int) -> None:
+    with (
+        pytest.raises(ssm_proxy.UsageError, match="is not a port"),
+        ssm_proxy.forward(EMBEDDED, 22, local_port=local_port),
+    ):
+        pass
+
+
+def test_what_is_no_address() -> None:
+    with pytest.raises(ssm_proxy.UsageError, match="is not an address"), ssm_proxy.forward(EMBEDDED, 22, bind=None):  # type: ignore[arg-type]
+        pass
+
+
+def test_what_the_block_failed_by_has_the_reason_of_the_session(service: Emulator) -> None:
+    def lose(port: int) -> None:
+        with ssm_proxy.forward(EMBEDDED, port) as address, socket.create_connection(address, WITHIN) as connection:
+            connection.sendall(b"hello")
+            assert receive_exactly(connection, 5) == b"hello"
+            service.set_faults(Faults(refuse_resume="gone"))
+            service.drop_connections()
+            connection.recv(1)
+
+    with serving(echo) as port, pytest.raises(ConnectionResetError) as caught:
+        lose(port)
+    assert isinstance(caught.value.__cause__, ssm_proxy.SessionEnded)
