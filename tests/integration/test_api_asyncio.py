@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import gc
 import socket
+import threading
 from collections.abc import Awaitable, Callable, Sequence
 from random import Random
 from typing import TypeVar
@@ -328,3 +329,19 @@ def test_a_task_that_is_cancelled_leaves_no_session(service: Emulator) -> None:
 
     asyncio.run(main())
     wait_until(lambda: not open_sessions(service), "the session is over")
+
+
+def test_close_does_not_wait_for_ever_for_a_peer_that_does_not_read(service: Emulator) -> None:
+    let_go = threading.Event()
+
+    async def work(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(bytes(20 * MIB))
+        writer.close()
+        with contextlib.suppress(OSError):  # what was written did not arrive
+            await writer.wait_closed()
+
+    try:
+        on_node(work, lambda server: let_go.wait(60) and None)
+        wait_until(lambda: not open_sessions(service), "the session ends", 15)
+    finally:
+        let_go.set()
