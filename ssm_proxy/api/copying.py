@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from ssm_proxy.api.ssh import Access, Path, login_to, make_access
 from ssm_proxy.errors import CopyError, SsmProxyError, UsageError
 from ssm_proxy.file_copy.engine import Engine, incomplete
+from ssm_proxy.file_copy.listener import Listener
 from ssm_proxy.file_copy.locations import Location, parse_location
 from ssm_proxy.file_copy.names import shown
 from ssm_proxy.file_copy.values import (
@@ -137,19 +138,20 @@ def copy_with(
     froms = [parse_location(source) for source in sources]
     to = parse_location(destination)
     _check(froms, to, options)
+    listener = Listener(progress)
     if to.host is not None:
-        with _engine(to, options, access, progress) as engine:
+        with _engine(to, options, access, listener) as engine:
             if froms[0].is_stream:
                 return engine.upload_stream(streams[0], to.path)
             return engine.upload([each.path for each in froms], to.path)
     if to.is_stream:
-        with _engine(froms[0], options, access, progress) as engine:
+        with _engine(froms[0], options, access, listener) as engine:
             return engine.download_stream(froms[0].path, streams[1])
-    return _download_from_each(froms, to, options, access, progress)
+    return _download_from_each(froms, to, options, access, listener)
 
 
 def _download_from_each(
-    froms: Sequence[Location], to: Location, options: CopyOptions, access: Access, progress: ProgressCallback | None
+    froms: Sequence[Location], to: Location, options: CopyOptions, access: Access, listener: Listener
 ) -> CopyResult:
     """Copy from one node after the other; as with scp, one that is lost does not stop the others."""
     results: list[CopyResult] = []
@@ -158,11 +160,14 @@ def _download_from_each(
     for same in by_node:
         engine: Engine | None = None
         try:
-            with _engine(same[0], options, access, progress) as engine:
+            with _engine(same[0], options, access, listener) as engine:
                 results.append(engine.download([each.path for each in same], to.path))
-        except CopyIncomplete as error:
-            results.append(error.result)
         except SsmProxyError as error:
+            if error is listener.error:  # no node has failed: the caller wants no more
+                raise
+            if isinstance(error, CopyIncomplete):
+                results.append(error.result)
+                continue
             errors.append(error)
             if len(errors) == len(by_node):
                 raise errors[0] from None
@@ -170,7 +175,7 @@ def _download_from_each(
             if engine is not None:
                 results.append(engine.result())  # what it had given before
                 left = engine.unfinished()
-            results.append(_no_more_of(same, to, left, error, progress))
+            results.append(_no_more_of(same, to, left, error, listener))
     result = _together(results)
     if result.failures:
         raise incomplete(result)
@@ -182,7 +187,7 @@ def _no_more_of(
     to: Location,
     left: Sequence[SourceFile] | None,
     error: SsmProxyError,
-    progress: ProgressCallback | None,
+    listener: Listener,
 ) -> CopyResult:
     """Tell that nothing more can be had from one of several nodes; give that as a result."""
     text = error.in_a_line
@@ -192,19 +197,18 @@ def _no_more_of(
         FileOutcome(source=source, target=target, state=FileState.FAILED, error=text) for source, target in lost
     ]
     result = CopyResult(copied_bytes=0, total_bytes=0, files=0, unchanged=0, failures=failures, seconds=0.0, sessions=0)
-    if progress is not None:
-        now = Progress(
-            total_bytes=0,
-            done_bytes=0,
-            total_files=len(failures),
-            done_files=len(failures),
-            sessions=0,
-            is_counting=False,
-            current="",
-        )
-        for failure in failures:
-            progress(replace(now, outcome=failure))
-        progress(replace(now, notice=f"{froms[0].host}: {error.hint}" if error.hint else None))
+    now = Progress(
+        total_bytes=0,
+        done_bytes=0,
+        total_files=len(failures),
+        done_files=len(failures),
+        sessions=0,
+        is_counting=False,
+        current="",
+    )
+    for failure in failures:
+        listener.tell(replace(now, outcome=failure))
+    listener.tell(replace(now, notice=f"{froms[0].host}: {error.hint}" if error.hint else None))
     return result
 
 
@@ -240,13 +244,11 @@ def _check(froms: Sequence[Location], to: Location, options: CopyOptions) -> Non
 
 
 @contextlib.contextmanager
-def _engine(
-    location: Location, options: CopyOptions, access: Access, progress: ProgressCallback | None
-) -> Iterator[Engine]:
+def _engine(location: Location, options: CopyOptions, access: Access, listener: Listener) -> Iterator[Engine]:
     """Give an engine that copies to or from a node."""
     assert location.host is not None
     with login_to(location.host, location.user, access) as login:
-        yield Engine(login.open_client, options, progress)
+        yield Engine(login.open_client, options, listener)
 
 
 def _together(results: Sequence[CopyResult]) -> CopyResult:

@@ -12,6 +12,7 @@ from ssm_proxy.errors import CopyError, SsmProxyError
 from ssm_proxy.file_copy.board import UPLOADED_FILES_WORTH_A_LINK, Board
 from ssm_proxy.file_copy.context import Context, FileCopy, explain
 from ssm_proxy.file_copy.download import Download
+from ssm_proxy.file_copy.listener import Listener
 from ssm_proxy.file_copy.names import shown
 from ssm_proxy.file_copy.node import Node
 from ssm_proxy.file_copy.plan_download import expand, plan_download
@@ -27,7 +28,6 @@ from ssm_proxy.file_copy.values import (
     FileOutcome,
     FileState,
     Progress,
-    ProgressCallback,
     SourceFile,
 )
 from ssm_proxy.sftp.connection import SftpStatus
@@ -52,14 +52,14 @@ class Engine:
     Args:
         open_client: gives a connected client; called from several threads, the first time from the caller's.
         options: how to copy.
-        progress: called from the thread that called ``upload`` or ``download``; several times a second, and for each
-            file at its end.
+        listener: told from the thread that called ``upload`` or ``download``; several times a second, and of each file
+            at its end.
     """
 
-    def __init__(self, open_client: OpenClient, options: CopyOptions, progress: ProgressCallback | None = None) -> None:
+    def __init__(self, open_client: OpenClient, options: CopyOptions, listener: Listener) -> None:
         most = options.sessions or MOST_SESSIONS
         self._options = options
-        self._progress = progress
+        self._listener = listener
         self._board = Board()
         self._context = Context(options, is_striped=most > 1)
         self._pool = Pool(open_client, self._board, self._context, most=most)
@@ -151,11 +151,11 @@ class Engine:
         except SsmProxyError as error:
             self._were_all_found = self._is_planned and self._planning_error is None
             self._stop(planner)
-            with contextlib.suppress(Exception):
+            if error is not self._listener.error:  # else it is not ours to change
+                if self._context.parts:
+                    resume = _resume_hint(self._context.parts)
+                    error.hint = resume if error.hint is None else f"{error.hint}; {resume}"
                 self._tell()
-            if self._context.parts:
-                resume = _resume_hint(self._context.parts)
-                error.hint = resume if error.hint is None else f"{error.hint}; {resume}"
             raise
         except BaseException:
             self._stop(planner)
@@ -247,13 +247,11 @@ class Engine:
                 self._bytes_in_place += outcome.size
                 self._files += outcome.state is FileState.COPIED
                 self._unchanged += outcome.state is FileState.UNCHANGED
-        if self._progress is None:
-            return
         for notice in notices:
-            self._progress(self._state(notice=notice))
+            self._listener.tell(self._state(notice=notice))
         for outcome in outcomes:
-            self._progress(self._state(outcome=outcome))
-        self._progress(self._state())
+            self._listener.tell(self._state(outcome=outcome))
+        self._listener.tell(self._state())
 
     def _state(self, *, outcome: FileOutcome | None = None, notice: str | None = None) -> Progress:
         context = self._context
