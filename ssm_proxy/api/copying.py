@@ -78,7 +78,7 @@ def copy(
             sessions may have copied.
         sessions: at most so many, 1 to 32; None: as many as are worth it, up to 8.
         progress: called several times a second from the thread that called this, and for each file at its end. What it
-            raises ends the copy.
+            raises ends the copy, of all nodes, and comes out as it is; it is not called again.
         session: whose credentials, region and settings are used; else those of the environment.
         profile: of the AWS configuration, where no session is given; else of the host's ProxyCommand in ssh_config.
         region: see ``connect``, as for the four that follow.

@@ -159,7 +159,7 @@ class Engine:
             raise
         except BaseException:
             self._stop(planner)
-            with contextlib.suppress(Exception):  # it may be the callback that ended all
+            with contextlib.suppress(Exception):  # of the callback: it comes too late
                 self._tell()
                 self._context.notice(f"interrupted; {self._what_is_left()}")
                 self._tell()

@@ -6,7 +6,7 @@ from ssm_proxy.file_copy.values import Progress, ProgressCallback
 
 
 class Listener:
-    """Calls the callback, and knows what it raises from errors of the copy: they may be of one class.
+    """Calls the callback until it raises something, and knows that from errors of the copy: they may be of one class.
 
     Args:
         callback: called from the thread that calls ``tell``; None: nobody listens.
@@ -18,8 +18,12 @@ class Listener:
         """What the callback has raised: it ends the whole copy, and reaches the caller as it is."""
 
     def tell(self, progress: Progress) -> None:
-        """Call it. Raises what it raises."""
-        if self._callback is None:
+        """Call it. Raises what it raises; from then on nothing happens.
+
+        Not so after an exception that is no `Exception`: that is a signal's, which comes while the callback runs by
+        chance, and what the copy has to say of it is still heard.
+        """
+        if self._callback is None or self.error is not None:
             return
         try:
             self._callback(progress)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 from pathlib import Path
 
 import pytest
-from copies import Copier, parts
-from nodes import EMBEDDED, MIB
+from copies import Copier, Interrupted, parts
+from nodes import EMBEDDED, MIB, REAL, MakeUser, StartEmulator
 
+from ssm_proxy.emulator import Faults
 from ssm_proxy.errors import SsmProxyError, TransportTimeout
 from ssm_proxy.file_copy.pool import Pool
 from ssm_proxy.file_copy.values import CopyIncomplete, CopyResult, Progress
@@ -32,6 +34,14 @@ def there(tmp_path: Path) -> Path:
     folder = tmp_path / "there"
     folder.mkdir()
     return folder
+
+
+@pytest.fixture
+def slow(start_emulator: StartEmulator, new_user: MakeUser) -> Copier:
+    """Somebody whose sessions are so slow that a large file takes a second or more."""
+    emulator = start_emulator()
+    emulator.set_faults(Faults(bandwidth=1_000_000))
+    return Copier(user=new_user(emulator, REAL), emulator=emulator)
 
 
 def other(path: Path) -> str:
@@ -66,7 +76,7 @@ def test_an_error_of_ours_that_the_callback_raises_is_no_nodes_failure(
 
 @pytest.mark.parametrize("nodes", [1, 2])
 def test_an_error_of_ours_that_the_callback_raises_is_given_no_hint(
-    real: Copier, here: Path, there: Path, nodes: int
+    slow: Copier, here: Path, there: Path, nodes: int
 ) -> None:
     error = TransportTimeout("enough", hint="its own")
 
@@ -75,7 +85,7 @@ def test_an_error_of_ours_that_the_callback_raises_is_given_no_hint(
             raise error
 
     with pytest.raises(TransportTimeout) as caught:
-        real.copy([real.remote(here / "large"), other(here / "two")][:nodes], there, progress=fail)
+        slow.copy([slow.remote(here / "large"), other(here / "two")][:nodes], there, progress=fail)
     assert caught.value is error
     assert parts(there), "there is something to resume"
     assert error.hint == "its own"
@@ -105,3 +115,41 @@ def test_the_callback_ends_a_copy_also_when_it_is_told_last_of_a_node_that_is_lo
         real.copy(sources, there, progress=fail)
     assert caught.value is error
     assert not there.exists()
+
+
+@pytest.mark.parametrize("error", [Interrupted(), TransportTimeout("no more")], ids=lambda each: type(each).__name__)
+@pytest.mark.parametrize("is_upload", [True, False], ids=["up", "down"])
+def test_a_callback_that_has_raised_something_is_called_no_more(
+    slow: Copier, here: Path, there: Path, is_upload: bool, error: Exception
+) -> None:
+    told: list[Progress] = []
+    raised_at: list[int] = []
+
+    def fail(progress: Progress) -> None:
+        told.append(progress)
+        if progress.done_bytes and not raised_at:
+            raised_at.append(len(told))
+            raise error
+
+    source, target = (here / "large", slow.remote(there)) if is_upload else (slow.remote(here / "large"), there)
+    with pytest.raises(type(error)) as caught:
+        slow.copy(source, target, progress=fail)
+    assert caught.value is error
+    assert raised_at == [len(told)]
+
+
+def test_a_signal_that_comes_while_the_callback_runs_is_told(slow: Copier, here: Path, there: Path) -> None:
+    told: list[Progress] = []
+    come: list[int] = []
+
+    def interrupt(progress: Progress) -> None:
+        told.append(progress)
+        if progress.done_bytes and not come:
+            come.append(signal.SIGINT)
+            signal.raise_signal(signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        slow.copy(slow.remote(here / "large"), there, progress=interrupt)
+    (part,) = parts(there)
+    notices = [each.notice for each in told if each.notice]
+    assert notices[-1].startswith(f"interrupted; what is there already is kept ({part})")
