@@ -157,7 +157,9 @@ def _download_from_each(
     results: list[CopyResult] = []
     errors: list[SsmProxyError] = []
     by_node = [list(group) for _, group in groupby(froms, key=lambda each: (each.host, each.user))]
-    for same in by_node:
+    for number, same in enumerate(by_node, 1):
+        listener.go_on()
+        listener.is_more_to_come = number < len(by_node)
         engine: Engine | None = None
         try:
             with _engine(same[0], options, access, listener) as engine:
@@ -197,10 +199,11 @@ def _no_more_of(
         FileOutcome(source=source, target=target, state=FileState.FAILED, error=text) for source, target in lost
     ]
     result = CopyResult(copied_bytes=0, total_bytes=0, files=0, unchanged=0, failures=failures, seconds=0.0, sessions=0)
+    listener.go_on()
     now = Progress(
         total_bytes=0,
         done_bytes=0,
-        total_files=len(failures),
+        total_files=0 if left else len(failures),  # what had been found was counted then
         done_files=len(failures),
         sessions=0,
         is_counting=False,

@@ -212,8 +212,8 @@ class BarDisplay:
             self.notify(progress.notice)
         if not progress.total_files:
             return
-        bar.total = max(progress.total_bytes, progress.done_bytes)
-        if progress.total_files > 1 or progress.is_counting:
+        bar.total = progress.total_bytes
+        if progress.total_files > 1 or progress.is_counting or not progress.current:  # none: what there is has failed
             files = f"{progress.done_files}/{progress.total_files}{'+' if progress.is_counting else ''} files"
         else:
             files = _short(progress.current)

@@ -236,6 +236,7 @@ class Engine:
             self._board.planned()
 
     def _left_out(self, source: bytes, target: bytes, text: str) -> None:
+        self._context.counted(0)  # it is told as a file, so it is one of them
         self._context.tell(FileOutcome(source=shown(source), target=shown(target), state=FileState.FAILED, error=text))
 
     def _tell(self) -> None:

@@ -73,13 +73,16 @@ class FileOutcome:
 
 @dataclass(frozen=True, kw_only=True)
 class Progress:
-    """How far a copy is."""
+    """How far a copy is: all of it, also if it is from several nodes. What is done is never more than the total."""
 
     total_bytes: int
+    """Of all files that have been found until now."""
     done_bytes: int
     """What is in its place, or at least written; what was there already (``resume``) counts too."""
     total_files: int
+    """What cannot be copied, a folder or a source that is not there, counts as a file, as in the result's failures."""
     done_files: int
+    """Copied, unchanged, or failed."""
     sessions: int
     """That work now."""
     is_counting: bool

@@ -40,6 +40,7 @@ class Copier:
         self.user = user
         self.most_sessions = 0
         self.notices: list[str] = []
+        self.last: Progress | None = None
 
     def __call__(
         self,
@@ -53,6 +54,7 @@ class Copier:
         done, first = threading.Event(), threading.Event()
 
         def progress(now: Progress) -> None:
+            self.last = now
             self.most_sessions = max(self.most_sessions, now.sessions)
             if when_first is not None and now.sessions and not first.is_set():
                 first.set()
@@ -234,6 +236,8 @@ def test_what_a_node_of_several_gave_before_it_was_lost_counts(
     result = caught.value.result
     assert (result.files, result.total_bytes, result.copied_bytes > SIZE // 8) == (2, 300, True)
     assert [each.source for each in result.failures] == [f"{here}/large"]
+    assert copier.last is not None
+    assert (copier.last.done_files, copier.last.total_files, copier.last.total_bytes) == (3, 3, SIZE + 300)
     for name in ("small", "other"):
         assert checksum(there / name) == checksum(here / name)
     assert not (there / "large").exists()

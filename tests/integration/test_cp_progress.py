@@ -49,6 +49,54 @@ def other(path: Path) -> str:
     return f"{EMBEDDED}:{path}"
 
 
+# --- what it is told ------------------------------------------------------------------------------------------------
+
+
+def test_progress_is_of_all_nodes_together(real: Copier, here: Path, there: Path) -> None:
+    told: list[Progress] = []
+    sources = [
+        real.remote(here / "one"),
+        real.remote(here / "large"),
+        other(here / "two"),
+        other(here / "nothing"),
+        "i-0ffffffffffffffff:/gone",
+        real.remote(here / "three"),
+    ]
+    with pytest.raises(CopyIncomplete) as caught:
+        real.copy(sources, there, progress=told.append)
+    for name in ("total_bytes", "done_bytes", "total_files", "done_files"):
+        values = [getattr(each, name) for each in told]
+        assert values == sorted(values), f"{name} grows"
+    check_bounded(told)
+    assert [each.current for each in told if each.current][-1] == told[-1].current == f"{here}/three"
+    assert {each.is_counting for each in told if each.done_files < 5} == {True}, "until the last node was looked at"
+
+    result, last = caught.value.result, told[-1]
+    assert (result.files, len(result.failures)) == (4, 2)
+    assert (last.done_files, last.total_files) == (6, 6)
+    assert last.done_bytes == last.total_bytes == result.total_bytes == 8 * MIB + len("onetwothree")
+    assert not last.is_counting
+
+
+@pytest.mark.parametrize("is_upload", [True, False], ids=["up", "down"])
+def test_what_cannot_be_copied_counts_as_a_file(real: Copier, here: Path, there: Path, is_upload: bool) -> None:
+    told: list[Progress] = []
+    (here / "folder").mkdir()
+    (here / "link").symlink_to("nothing")
+    sources = [here / name for name in ("one", "folder", "link", "nothing", "two")]
+    froms, to = (sources, real.remote(there)) if is_upload else ([real.remote(each) for each in sources], there)
+    with pytest.raises(CopyIncomplete) as caught:
+        real.copy(froms, to, progress=told.append)
+    check_bounded(told)
+    assert (caught.value.result.files, len(caught.value.result.failures)) == (2, 3)
+    assert (told[-1].done_files, told[-1].total_files) == (5, 5)
+
+
+def check_bounded(told: list[Progress]) -> None:
+    assert all(each.done_files <= each.total_files for each in told)
+    assert all(each.done_bytes <= each.total_bytes for each in told)
+
+
 # --- what it raises -------------------------------------------------------------------------------------------------
 
 NOTHING = CopyResult(copied_bytes=0, total_bytes=0, files=0, unchanged=0, seconds=0.0, sessions=0)

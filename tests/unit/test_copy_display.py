@@ -264,7 +264,7 @@ def test_the_bar(monkeypatch: pytest.MonkeyPatch) -> None:
         assert isinstance(display, BarDisplay)
         display.show(replace(PROGRESS, total_files=0))
         display.show(PROGRESS)
-        display.show(replace(PROGRESS, total_files=3, done_files=1, is_counting=True, done_bytes=50, sessions=2))
+        display.show(replace(PROGRESS, total_files=3, done_files=1, is_counting=True, done_bytes=10, sessions=2))
         display.show(replace(PROGRESS, outcome=COPIED))
         display.show(replace(PROGRESS, outcome=FAILED))
         display.show(replace(PROGRESS, notice="a\x1bb"))
@@ -293,6 +293,16 @@ def test_the_bar_goes_on_while_nothing_moves(monkeypatch: pytest.MonkeyPatch, do
             assert time.monotonic() < until, terminal.getvalue()
             display.show(replace(PROGRESS, done_bytes=done, sessions=2))
             time.sleep(0.05)
+
+
+def test_the_bar_of_a_file_that_failed_before_it_was_begun(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = Terminal()
+    monkeypatch.setattr("sys.stderr", terminal)
+    with make_display(Lines(), as_json=False, is_quiet=False) as display:  # type: ignore[arg-type]
+        display.show(replace(PROGRESS, total_bytes=0, done_bytes=0, done_files=1, current=""))
+        time.sleep(0.15)
+        display.show(replace(PROGRESS, total_bytes=0, done_bytes=0, done_files=1, current=""))
+    assert "\r1/1 files: 0.00B [" in terminal.getvalue()
 
 
 def test_a_long_name_keeps_its_end_in_the_bar() -> None:
