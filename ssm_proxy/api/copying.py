@@ -140,12 +140,12 @@ def copy_with(
     _check(froms, to, options)
     listener = Listener(progress)
     if to.host is not None:
-        with _engine(to, options, access, listener) as engine:
+        with _engine(to, options, access, listener, set()) as engine:
             if froms[0].is_stream:
                 return engine.upload_stream(streams[0], to.path)
             return engine.upload([each.path for each in froms], to.path)
     if to.is_stream:
-        with _engine(froms[0], options, access, listener) as engine:
+        with _engine(froms[0], options, access, listener, set()) as engine:
             return engine.download_stream(froms[0].path, streams[1])
     return _download_from_each(froms, to, options, access, listener)
 
@@ -156,13 +156,14 @@ def _download_from_each(
     """Copy from one node after the other; as with scp, one that is lost does not stop the others."""
     results: list[CopyResult] = []
     errors: list[SsmProxyError] = []
+    taken: set[bytes] = set()
     by_node = [list(group) for _, group in groupby(froms, key=lambda each: (each.host, each.user))]
     for number, same in enumerate(by_node, 1):
         listener.go_on()
         listener.is_more_to_come = number < len(by_node)
         engine: Engine | None = None
         try:
-            with _engine(same[0], options, access, listener) as engine:
+            with _engine(same[0], options, access, listener, taken) as engine:
                 results.append(engine.download([each.path for each in same], to.path))
         except SsmProxyError as error:
             if error is listener.error:  # no node has failed: the caller wants no more
@@ -247,11 +248,13 @@ def _check(froms: Sequence[Location], to: Location, options: CopyOptions) -> Non
 
 
 @contextlib.contextmanager
-def _engine(location: Location, options: CopyOptions, access: Access, listener: Listener) -> Iterator[Engine]:
+def _engine(
+    location: Location, options: CopyOptions, access: Access, listener: Listener, taken: set[bytes]
+) -> Iterator[Engine]:
     """Give an engine that copies to or from a node."""
     assert location.host is not None
     with login_to(location.host, location.user, access) as login:
-        yield Engine(login.open_client, options, listener)
+        yield Engine(login.open_client, options, listener, taken)
 
 
 def _together(results: Sequence[CopyResult]) -> CopyResult:

@@ -54,12 +54,14 @@ class Engine:
         options: how to copy.
         listener: told from the thread that called ``upload`` or ``download``; several times a second, and of each file
             at its end.
+        taken: the names that sources of the same copy, from other nodes, have in its destination; added to.
     """
 
-    def __init__(self, open_client: OpenClient, options: CopyOptions, listener: Listener) -> None:
+    def __init__(self, open_client: OpenClient, options: CopyOptions, listener: Listener, taken: set[bytes]) -> None:
         most = options.sessions or MOST_SESSIONS
         self._options = options
         self._listener = listener
+        self._taken = taken
         self._board = Board()
         self._context = Context(options, is_striped=most > 1)
         self._pool = Pool(open_client, self._board, self._context, most=most)
@@ -224,7 +226,7 @@ class Engine:
             self._board.add(make_job(file, self._context))
 
         try:
-            self._end = plan(self._node, Tell(file=found, failure=self._left_out))
+            self._end = plan(self._node, Tell(file=found, failure=self._left_out, taken=self._taken))
         except SftpStatus as error:
             self._planning_error = CopyError("the node refused", cause=explain(error, "its files cannot be looked at"))
         except Exception as error:  # noqa: BLE001 - the boundary of a thread: ``_copy`` raises it again

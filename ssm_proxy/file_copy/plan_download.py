@@ -81,22 +81,31 @@ def plan_download(
             hint="make it first, for instance with: mkdir -p FOLDER",
         )
     end = LocalFolderEnd(options)
-    roots = []
+    roots: list[_Folder] = []
     for path, attributes in found:
         try:
-            target = join(destination, _name_of(path)) if is_folder else destination
+            name = _name_of(path) if is_folder else b""
         except SourceError as error:
             tell.failure(path, destination, error.text)
             continue
+        target = join(destination, name)
         if not attributes.is_folder:
-            _tell_file(tell, path, target, attributes, is_new=False)
-        elif not options.recursive:
+            _tell_file(tell, path, target, attributes, is_new=False, is_source=True)
+            continue
+        if not options.recursive:
             tell.failure(path, target, "it is a folder; -r copies folders")
-        else:
-            try:
-                roots.append(_Folder(path, target, attributes, node.real_path(path)))
-            except SftpStatus as error:
-                tell.failure(path, target, explain(error, "it cannot be read"))
+            continue
+        try:
+            folder = _Folder(path, target, attributes, node.real_path(path))
+        except SftpStatus as error:
+            tell.failure(path, target, explain(error, "it cannot be read"))
+            continue
+        if is_folder and not name:  # what is in it is put beside the other sources, so each has a name to take
+            end.made(target, attributes, is_new=False)
+            (entries,) = node.list_all([path])
+            roots += _enter(node, folder, entries, tell, is_new=False, are_sources=True)
+        elif tell.takes(path, target):
+            roots.append(folder)
     _walk(node, roots, tell, end)
     return end
 
@@ -159,9 +168,13 @@ def _name_of(path: bytes) -> bytes:
     return name
 
 
-def _tell_file(tell: Tell, source: bytes, target: bytes, attributes: Attributes, *, is_new: bool) -> None:
+def _tell_file(
+    tell: Tell, source: bytes, target: bytes, attributes: Attributes, *, is_new: bool, is_source: bool
+) -> None:
     if not attributes.is_regular:
         tell.failure(source, target, "it is no regular file, and was left out")
+        return
+    if is_source and not tell.takes(source, target):
         return
     permissions = _TELLS_NOTHING if attributes.permissions is None else stat.S_IMODE(attributes.permissions)
     tell.file(
@@ -191,10 +204,7 @@ def _walk(node: Node, roots: list[_Folder], tell: Tell, end: LocalFolderEnd) -> 
             listed = node.list_all([folder.source for folder, _ in some])
             for (folder, is_new), entries in zip(some, listed, strict=True):
                 end.made(folder.target, folder.attributes, is_new=is_new)
-                if isinstance(entries, SftpStatus):
-                    tell.failure(folder.source, folder.target, explain(entries, "it cannot be read"))
-                else:
-                    below += _enter(node, folder, sorted(entries, key=lambda entry: entry[0]), tell, is_new=is_new)
+                below += _enter(node, folder, entries, tell, is_new=is_new)
         level = below
 
 
@@ -211,13 +221,22 @@ def _make(target: bytes, attributes: Attributes) -> bool:
 
 
 def _enter(
-    node: Node, folder: _Folder, entries: list[tuple[bytes, Attributes]], tell: Tell, *, is_new: bool
+    node: Node,
+    folder: _Folder,
+    entries: list[tuple[bytes, Attributes]] | SftpStatus,
+    tell: Tell,
+    *,
+    is_new: bool,
+    are_sources: bool = False,
 ) -> list[_Folder]:
-    """Tell of a folder's files; give the folders in it."""
+    """Tell of a folder's files; give the folders in it. Each may be a source of its own."""
+    if isinstance(entries, SftpStatus):
+        tell.failure(folder.source, folder.target, explain(entries, "it cannot be read"))
+        return []
     below = []
     links = [name for name, attributes in entries if attributes.is_link and is_safe(name)]
     behind = dict(zip(links, _behind(node, [join(folder.source, name) for name in links]), strict=True))
-    for name, attributes in entries:
+    for name, attributes in sorted(entries, key=lambda entry: entry[0]):
         source = join(folder.source, name)
         if not is_safe(name):
             tell.failure(source, folder.target, "its name could lead out of the destination; it was left out")
@@ -240,10 +259,10 @@ def _enter(
                 if folder.is_below(real):
                     tell.failure(source, target, "it is a link to a folder that it is in")
                     continue
-        if attributes.is_folder:
+        if not attributes.is_folder:
+            _tell_file(tell, source, target, attributes, is_new=is_new, is_source=are_sources)
+        elif not are_sources or tell.takes(source, target):
             below.append(_Folder(source, target, attributes, real, folder))
-        else:
-            _tell_file(tell, source, target, attributes, is_new=is_new)
     return below
 
 

@@ -20,6 +20,7 @@ from ssm_proxy.sftp.packets import Attributes
 
 ENTERABLE = 0o700
 """What a folder needs while files are put into it."""
+SAME_NAME = "an earlier source of this copy has the same name; copy this one by itself, to another name"
 
 
 class Tell(NamedTuple):
@@ -28,6 +29,17 @@ class Tell(NamedTuple):
     file: Callable[[SourceFile], None]
     failure: Callable[[bytes, bytes, str], None]
     """Source, target and why: something is left out."""
+    taken: set[bytes]
+    """The names that sources of this copy have in its destination; from other nodes, too."""
+
+    def takes(self, source: bytes, target: bytes) -> bool:
+        """Take a name in the destination for a source, unless an earlier one has it, which is told."""
+        name = os.path.basename(target)
+        if name in self.taken:
+            self.failure(source, target, SAME_NAME)
+            return False
+        self.taken.add(name)
+        return True
 
 
 class _Folder(NamedTuple):
@@ -72,6 +84,7 @@ def plan_upload(
             cause="it is not there" if found is None else "it is a file",
             hint="make it first, for instance with: ssh NODE mkdir -p FOLDER",
         )
+    end = FolderEnd(node, options)
     roots: list[_Folder] = []
     for source in sources:
         try:
@@ -84,14 +97,15 @@ def plan_upload(
             tell.failure(source, target, error.text)
             continue
         place = join(target, name)
-        if stat.S_ISDIR(status.st_mode):
-            if options.recursive:
-                roots.append(_Folder(source, place, status, None))
-            else:
-                tell.failure(source, place, "it is a folder; -r copies folders")
-        else:
-            _tell_file(tell, source, place, status, is_new=False)
-    end = FolderEnd(node, options)
+        if not stat.S_ISDIR(status.st_mode):
+            _tell_file(tell, source, place, status, is_new=False, is_source=True)
+        elif not options.recursive:
+            tell.failure(source, place, "it is a folder; -r copies folders")
+        elif is_folder and not name:  # what is in it is put beside the other sources, so each has a name to take
+            end.made(place, status, is_new=False)
+            roots += _enter(_Folder(source, place, status, None), tell, is_new=False, are_sources=True)
+        elif tell.takes(source, place):
+            roots.append(_Folder(source, place, status, None))
     _walk(node, roots, tell, end)
     return end
 
@@ -103,9 +117,13 @@ def _look(node: Node, path: bytes) -> Attributes | None:
         raise CopyError(f"{shown(path)} cannot be looked at", cause=explain(error, "stat")) from error
 
 
-def _tell_file(tell: Tell, source: bytes, target: bytes, status: os.stat_result, *, is_new: bool) -> None:
+def _tell_file(
+    tell: Tell, source: bytes, target: bytes, status: os.stat_result, *, is_new: bool, is_source: bool
+) -> None:
     if not stat.S_ISREG(status.st_mode):
         tell.failure(source, target, "it is no regular file, and was left out")
+        return
+    if is_source and not tell.takes(source, target):
         return
     tell.file(
         SourceFile(
@@ -159,8 +177,8 @@ async def _make_one(sftp: SftpConnection, folder: _Folder) -> bool:
     return True
 
 
-def _enter(folder: _Folder, tell: Tell, *, is_new: bool) -> list[_Folder]:
-    """Tell of a folder's files; give the folders in it."""
+def _enter(folder: _Folder, tell: Tell, *, is_new: bool, are_sources: bool = False) -> list[_Folder]:
+    """Tell of a folder's files; give the folders in it. Each may be a source of its own."""
     below = []
     try:
         with os.scandir(folder.source) as entries:
@@ -180,10 +198,10 @@ def _enter(folder: _Folder, tell: Tell, *, is_new: bool) -> list[_Folder]:
             inner = _Folder(entry.path, target, status, folder)
             if inner.is_its_own_ancestor():
                 tell.failure(entry.path, target, "it is a link to a folder that it is in")
-            else:
+            elif not are_sources or tell.takes(entry.path, target):
                 below.append(inner)
         else:
-            _tell_file(tell, entry.path, target, status, is_new=is_new)
+            _tell_file(tell, entry.path, target, status, is_new=is_new, is_source=are_sources)
     return below
 
 

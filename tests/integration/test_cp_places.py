@@ -12,11 +12,12 @@ from pathlib import Path
 
 import pytest
 from copies import Copier, tree
-from nodes import REAL
+from nodes import EMBEDDED, REAL
 
 from ssm_proxy.api.copying import copy_with
 from ssm_proxy.api.ssh import Access
 from ssm_proxy.errors import CopyError, TargetNotConnected, UsageError
+from ssm_proxy.file_copy.plan_upload import SAME_NAME
 from ssm_proxy.file_copy.values import CopyIncomplete, CopyOptions
 
 pytestmark = pytest.mark.integration
@@ -115,6 +116,73 @@ def test_a_node_of_several_that_cannot_be_reached_does_not_stop_the_others(
     assert re.search(r"^copied 1 file, .*; 1 file not copied$", errors, re.MULTILINE)
     with pytest.raises(TargetNotConnected):
         real.copy([gone, "i-0eeeeeeeeeeeeeeee:/gone"], back)
+
+
+@pytest.fixture
+def twins(tmp_path: Path) -> Path:
+    """Two folders, a and b, with the same names in both; what is in each says where it is."""
+    for name in ("a/file", "a/folder/inner", "b/file", "b/folder/inner", "b/folder/more", "b/other"):
+        path = tmp_path / "twins" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(name)
+    return tmp_path / "twins"
+
+
+@pytest.mark.parametrize("is_upload", [True, False], ids=["up", "down"])
+@pytest.mark.parametrize(
+    ("sources", "copied", "refused"),
+    [
+        (["a/file", "b/file"], ["a/file"], ["b/file"]),
+        (["b/file", "./a/../a/file", "b/other"], ["b/file", "b/other"], ["./a/../a/file"]),
+        (["a/file", "a/file", "a/file"], ["a/file"], ["a/file"] * 2),
+        (["a/folder", "b/folder/"], ["a/folder/inner"], ["b/folder/"]),
+        (["a/.", "b/folder", "b/."], ["a/file", "a/folder/inner", "b/other"], ["b/folder", "b/./file", "b/./folder"]),
+        (["b/file", "a/."], ["b/file", "a/folder/inner"], ["a/./file"]),
+        (["a/folder", "a/folder/inner", "b/folder/inner"], ["a/folder/inner"], ["b/folder/inner"]),
+        (["nothing/file", "b/file"], ["b/file"], ["nothing/file"]),
+    ],
+    ids=repr,
+)
+def test_sources_of_one_name(
+    real: Copier, twins: Path, there: Path, is_upload: bool, sources: list[str], copied: list[str], refused: list[str]
+) -> None:
+    """The first has it; none is replaced by another, and no folders are merged."""
+    paths = [f"{twins}/{source}" for source in sources]
+    froms, to = (paths, real.remote(there)) if is_upload else ([real.remote(path) for path in paths], there)
+    with pytest.raises(CopyIncomplete) as caught:
+        real.copy(froms, to, recursive=True)
+    failures = caught.value.result.failures
+    assert [each.source for each in failures] == [f"{twins}/{source}" for source in refused]
+    assert {each.error for each in failures if "nothing" not in each.source} <= {SAME_NAME}
+    assert {path.read_text() for path in there.rglob("*") if path.is_file()} == set(copied)
+
+
+def test_what_has_one_name_in_several_folders_that_a_pattern_stands_for(real: Copier, twins: Path, there: Path) -> None:
+    status, _, errors = real.run("-r", real.remote(twins / "?" / "f*"), there)
+    assert status == 11
+    for name in ("b/file", "b/folder"):
+        assert f"ssm-proxy: {twins}/{name}: {SAME_NAME}\n" in errors
+    assert {path.read_text() for path in there.rglob("*") if path.is_file()} == {"a/file", "a/folder/inner"}
+    real.copy(real.remote(twins / "a" / "*"), there, recursive=True)  # another copy may replace what is there
+
+
+def test_sources_of_one_name_from_several_nodes(real: Copier, twins: Path, there: Path) -> None:
+    sources = [real.remote(twins / "a" / "file"), f"{EMBEDDED}:{twins}/b/*", real.remote(twins / "b" / "folder")]
+    with pytest.raises(CopyIncomplete) as caught:
+        real.copy(["i-0ffffffffffffffff:/gone/file", *sources], there, recursive=True)
+    result = caught.value.result
+    assert [(each.source, each.error) for each in result.failures[1:]] == [
+        (f"{twins}/b/file", SAME_NAME),
+        (f"{twins}/b/folder", SAME_NAME),
+    ]
+    assert result.failures[1].target == f"{there}/file"
+    assert result.files == 4
+    assert {path.read_text() for path in there.rglob("*") if path.is_file()} == {
+        "a/file",
+        "b/folder/inner",
+        "b/folder/more",
+        "b/other",
+    }
 
 
 def test_a_destination_that_is_none(real: Copier, here: Path, there: Path) -> None:

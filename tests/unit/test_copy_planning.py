@@ -33,7 +33,9 @@ class Found:
         self.files: list[SourceFile] = []
         self.failures: list[tuple[bytes, str]] = []
         self.tell = Tell(
-            file=self.files.append, failure=lambda source, target, text: self.failures.append((source, text))
+            file=self.files.append,
+            failure=lambda source, target, text: self.failures.append((source, text)),
+            taken=set(),
         )
 
     def pairs(self, source: str | Path, target: str | Path) -> set[tuple[bytes, bytes]]:
@@ -124,6 +126,7 @@ def test_a_tree_from_the_node(node: Node, home: Path, here: Path) -> None:
         node, [b"."], os.fsencode(here / "copy"), CopyOptions(recursive=True, preserve=True), found.tell
     )
     assert found.pairs(home, here / "copy") == {(name, name) for name in plain_files(home)}
+    assert found.tell.taken == {b"copy"}, "of what is in a folder no names are kept"
     check_left_out(found, home)
     (file,) = [each for each in found.files if each.source.endswith(b"/./file")]
     assert (file.size, file.permissions, file.times, file.is_new) == (4, 0o640, (1500000000, 1600000000), True)
@@ -144,6 +147,7 @@ def test_a_tree_to_the_node(node: Node, home: Path, here: Path) -> None:
     found = Found()
     end = plan_upload(node, [os.fsencode(here)], b"copy", CopyOptions(recursive=True, preserve=True), found.tell)
     assert found.pairs(here, home / "copy") == {(name, name) for name in plain_files(here)}
+    assert found.tell.taken == {b"copy"}, "of what is in a folder no names are kept"
     check_left_out(found, here)
     failures: list[str] = []
     end.finish(lambda source, target, text: failures.append(text))
@@ -223,11 +227,11 @@ def test_a_folder_in_the_place_of_a_file_is_told(node: Node, home: Path, here: P
     for folder in (home, here):
         (folder / "copy").mkdir()
         (folder / "copy" / "sub").write_bytes(b"a file")
-    found = Found()
-    plan_upload(node, [os.fsencode(here / "tree") + b"/."], b"copy", CopyOptions(recursive=True), found.tell)
-    assert "file of that name" in found.failures[0][1]
-    plan_download(node, [b"tree/."], os.fsencode(here / "copy"), CopyOptions(recursive=True), found.tell)
-    assert "cannot be made" in found.failures[1][1]
+    up, down = Found(), Found()
+    plan_upload(node, [os.fsencode(here / "tree") + b"/."], b"copy", CopyOptions(recursive=True), up.tell)
+    assert "file of that name" in up.failures[0][1]
+    plan_download(node, [b"tree/."], os.fsencode(here / "copy"), CopyOptions(recursive=True), down.tell)
+    assert "cannot be made" in down.failures[0][1]
 
 
 def test_folders_that_link_to_each_other_are_each_copied_once_on_the_way(node: Node, home: Path, here: Path) -> None:
