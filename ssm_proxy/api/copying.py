@@ -254,7 +254,7 @@ def _engine(
     """Give an engine that copies to or from a node."""
     assert location.host is not None
     with login_to(location.host, location.user, access) as login:
-        yield Engine(login.open_client, options, listener, taken)
+        yield Engine(login, options, listener, taken)
 
 
 def _together(results: Sequence[CopyResult]) -> CopyResult:

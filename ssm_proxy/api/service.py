@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 from ssm_proxy.api.connection import Connection
@@ -66,6 +67,9 @@ class Service:
         if session is not None and profile is not None:
             raise UsageError("session and profile exclude each other", hint="boto3.Session(profile_name=…)")
         self._notify = notify or log_notice
+        self._lock = threading.Lock()
+        self._threads: set[SessionThread] = set()  # of connections that have not begun
+        self._is_given_up = False
         self.control_plane = BotocoreControlPlane(
             profile=profile,
             region=region,
@@ -98,11 +102,33 @@ class Service:
         check_timeout(timeout)
         thread, end = self.begin(target, port, reason=reason, document_name=document_name, release=release)
         try:
-            thread.wait_begun(timeout, f"port {port} of {target}")
+            with self._beginning(thread):
+                thread.wait_begun(timeout, f"port {port} of {target}")
         except BaseException:
             end.close()
             raise
         return Connection.over(end, thread)
+
+    @contextlib.contextmanager
+    def _beginning(self, thread: SessionThread) -> Iterator[None]:
+        with self._lock:
+            self._threads.add(thread)
+            is_given_up = self._is_given_up
+        if is_given_up:
+            thread.stop()
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._threads.discard(thread)
+
+    def give_up(self) -> None:
+        """End what ``dial`` has begun and is not connected yet, and what it begins from now on: nobody wants it."""
+        with self._lock:
+            self._is_given_up = True
+            threads = list(self._threads)
+        for thread in threads:
+            thread.stop()
 
     def close(self) -> None:
         """Close what is kept open for the next session, when there will be none. Those that go on are not touched."""

@@ -88,6 +88,7 @@ class _Reached:
         return Login(
             self._settings,
             dial,
+            give_up=self.service.give_up,
             prompter=self._access.prompter,
             password=self._access.password,
             notify=self._access.notify,

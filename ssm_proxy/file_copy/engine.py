@@ -6,7 +6,7 @@ import contextlib
 import threading
 import time
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Protocol, cast
+from typing import Protocol, cast
 
 from ssm_proxy.errors import CopyError, SsmProxyError
 from ssm_proxy.file_copy.board import UPLOADED_FILES_WORTH_A_LINK, Board
@@ -17,7 +17,7 @@ from ssm_proxy.file_copy.names import shown
 from ssm_proxy.file_copy.node import Node
 from ssm_proxy.file_copy.plan_download import expand, plan_download
 from ssm_proxy.file_copy.plan_upload import Tell, plan_upload
-from ssm_proxy.file_copy.pool import Pool
+from ssm_proxy.file_copy.pool import Opener, Pool
 from ssm_proxy.file_copy.streams import FromInput, ToOutput
 from ssm_proxy.file_copy.upload import Upload
 from ssm_proxy.file_copy.values import (
@@ -32,11 +32,7 @@ from ssm_proxy.file_copy.values import (
 )
 from ssm_proxy.sftp.connection import SftpStatus
 
-if TYPE_CHECKING:
-    import paramiko
-
 STEP_S = 0.1
-OpenClient = Callable[[], "paramiko.SSHClient"]
 
 
 class _End(Protocol):
@@ -50,21 +46,21 @@ class Engine:
     """Copies over links that it opens itself.
 
     Args:
-        open_client: gives a connected client; called from several threads, the first time from the caller's.
+        opener: makes connections; called from several threads, the first time from the caller's.
         options: how to copy.
         listener: told from the thread that called ``upload`` or ``download``; several times a second, and of each file
             at its end.
         taken: the names that sources of the same copy, from other nodes, have in its destination; added to.
     """
 
-    def __init__(self, open_client: OpenClient, options: CopyOptions, listener: Listener, taken: set[bytes]) -> None:
+    def __init__(self, opener: Opener, options: CopyOptions, listener: Listener, taken: set[bytes]) -> None:
         most = options.sessions or MOST_SESSIONS
         self._options = options
         self._listener = listener
         self._taken = taken
         self._board = Board()
         self._context = Context(options, is_striped=most > 1)
-        self._pool = Pool(open_client, self._board, self._context, most=most)
+        self._pool = Pool(opener, self._board, self._context, most=most)
         self._node = Node(self._pool, self._is_wanted)
         self._is_planned = False
         self._end: _End | None = None

@@ -6,8 +6,7 @@ import logging
 import random
 import threading
 import time
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from ssm_proxy.errors import (
     PortError,
@@ -49,21 +48,34 @@ BUSY_SHARE = 0.5
 logger = logging.getLogger("ssm_proxy.copy")
 
 
+class Opener(Protocol):
+    """What makes the connections of links; `ssh.login.Login` is one."""
+
+    def open_client(self) -> paramiko.SSHClient:
+        """Give a connected client; called from several threads at once, but not before the first one has been opened.
+
+        Raises:
+            SsmProxyError: there is none.
+        """
+        ...
+
+    def give_up(self) -> None:
+        """Have what is being opened fail soon."""
+        ...
+
+
 class Pool:
     """The links of one copy. For one thread.
 
     Args:
-        open_client: gives a connected client; called from several threads at once, but not before the first one has
-            been opened.
+        opener: makes their connections.
         board: what the links work on.
         context: shared by all links.
         most: links at the same time.
     """
 
-    def __init__(
-        self, open_client: Callable[[], paramiko.SSHClient], board: Board, context: Context, *, most: int
-    ) -> None:
-        self._open_client = open_client
+    def __init__(self, opener: Opener, board: Board, context: Context, *, most: int) -> None:
+        self._opener = opener
         self._board = board
         self._context = context
         self._most = most
@@ -94,7 +106,7 @@ class Pool:
         """
         for attempt in range(1, FAILURES_IN_A_ROW + 1):
             try:
-                client = self._open_client()
+                client = self._opener.open_client()
                 break
             except SshConnectFailed as error:
                 if attempt == FAILURES_IN_A_ROW or not error.is_busy:
@@ -168,10 +180,11 @@ class Pool:
         return is_over and not opening and used - before < BUSY_SHARE * (now - since)
 
     def close(self) -> None:
-        """End all links; in bounded time."""
+        """End all links; in bounded time. What is being opened may still wait for its turn, and is not needed."""
         with self._lock:
             self._is_closed = True
             links = list(self._links)
+        self._opener.give_up()
         for link in links:
             link.stop()
         until = time.monotonic() + JOIN_S
@@ -210,7 +223,7 @@ class Pool:
         error: SsmProxyError | None = None
         client = None
         try:
-            client = self._open_client()
+            client = self._opener.open_client()
         except SsmProxyError as failure:
             error = failure
         except Exception as bug:  # noqa: BLE001 - the boundary of a thread: it must report, whatever happened

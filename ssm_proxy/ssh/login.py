@@ -22,6 +22,7 @@ class Login:
     Args:
         settings: of the host.
         dial: gives a socket that is connected to its sshd. What the socket has as ``error`` in the end is why it ended.
+        give_up: has calls of ``dial`` that are under way fail soon, and later ones at once.
         prompter: asked for what is missing; None: nobody is.
         password: of the account, or of the keys.
         notify: told of a new host key.
@@ -33,6 +34,7 @@ class Login:
         settings: SshSettings,
         dial: Callable[[], socket.socket],
         *,
+        give_up: Callable[[], None] = lambda: None,
         prompter: Prompter | None = None,
         password: Secret | None = None,
         notify: Callable[[str], None],
@@ -45,6 +47,7 @@ class Login:
         asked = prompter or NobodyToAsk()
         self._settings = settings
         self._dial = dial
+        self._give_up = give_up
         self._authenticator = Authenticator(settings, prompter=asked, password=password)
         self._host_keys = HostKeyCheck(settings, asked, notify)
         self._timeout = timeout
@@ -72,3 +75,7 @@ class Login:
             timeout=self._timeout,
             why_ended=lambda: getattr(connection, "error", None),
         )
+
+    def give_up(self) -> None:
+        """Have no more connections made: those that wait for their session fail soon."""
+        self._give_up()

@@ -248,6 +248,19 @@ def test_throttled_starts(make_copier: Callable[..., Copier], tmp_path: Path) ->
     copier.both_ways(tmp_path)
 
 
+def test_sessions_that_wait_for_their_turn_hold_nobody_up_at_the_end(
+    make_copier: Callable[..., Copier], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pool, "OPENED_AT_ONCE", 1)
+    copier = make_copier(agent_pace_s=0.001)
+    here, there = tmp_path / "here", tmp_path / "there"
+    here.write_bytes(os.urandom(SIZE))
+    result = copier(f"{REAL}:{here}", there, when_first=lambda: copier.emulator.set_faults(Faults(throttle_start=-1)))
+    assert there.read_bytes() == here.read_bytes()
+    assert result.sessions < 4, "others still waited"
+    assert [each.name for each in threading.enumerate() if each.name == "ssm-proxy copy opening"] == []
+
+
 def test_an_agent_that_does_nothing_for_a_while(make_copier: Callable[..., Copier], tmp_path: Path) -> None:
     copier = make_copier(agent_pace_s=0.001, faults=Faults(stall_agent_s=3))
     copier.both_ways(tmp_path)

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from ssm_proxy.errors import SsmProxyError, TransportClosed, TransportTimeout
+from ssm_proxy.errors import SessionEnded, SsmProxyError, TransportClosed, TransportTimeout
 from ssm_proxy.file_copy import pool as module
 from ssm_proxy.file_copy.board import Board, Range
 from ssm_proxy.file_copy.context import Context
@@ -81,9 +81,13 @@ class Rig:
         self.may_open.set()
         self.closed: list[bool] = []  # whether the pool was locked meanwhile
         self.context = Context(CopyOptions(), is_striped=True)
-        self.pool = Pool(self._open, self.board, self.context, most=8)
+        self.pool = Pool(self, self.board, self.context, most=8)
 
-    def _open(self) -> Any:
+    def give_up(self) -> None:
+        self.error = SessionEnded("given up")
+        self.may_open.set()
+
+    def open_client(self) -> Any:
         self.attempts += 1
         assert self.may_open.wait(GIVEN_UP_WITHIN)
         if self.error is not None:
@@ -261,3 +265,14 @@ def test_a_network_that_is_away_for_too_long_ends_the_copy_also_while_some_have_
         idle.heard_at, idle.stands_still = now, False
     with pytest.raises(TransportTimeout, match="answers nothing"):
         rig.pool.manage(now)
+
+
+def test_what_is_still_being_opened_at_the_end_is_given_up(rig: Rig) -> None:
+    (link,) = rig.links
+    link.ended(link, TransportClosed("lost"))
+    rig.may_open.clear()
+    rig.pool.manage(time.monotonic() + 100.0)
+    openers = list(rig.pool._openers)
+    assert openers
+    rig.pool.close()
+    assert not any(opener.is_alive() for opener in openers)
