@@ -103,10 +103,20 @@ async def _streams(
 class _Writer(asyncio.StreamWriter):
     """A writer whose ``close`` is bounded: what was written before gets some seconds to leave."""
 
+    def __init__(
+        self,
+        transport: asyncio.WriteTransport,
+        protocol: asyncio.BaseProtocol,
+        reader: asyncio.StreamReader,
+        loop: asyncio.AbstractEventLoop,
+    ) -> None:
+        super().__init__(transport, protocol, reader, loop)
+        self._own_loop = loop  # which need not be running when it is closed
+
     def close(self) -> None:
         super().close()
         if self.transport.get_write_buffer_size():
-            asyncio.get_running_loop().call_later(LEAVE_TIME, self.transport.abort)
+            self._own_loop.call_later(LEAVE_TIME, self.transport.abort)
 
 
 class _Reader(asyncio.StreamReader):

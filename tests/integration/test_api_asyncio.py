@@ -331,6 +331,23 @@ def test_a_task_that_is_cancelled_leaves_no_session(service: Emulator) -> None:
     wait_until(lambda: not open_sessions(service), "the session is over")
 
 
+def test_it_may_be_closed_while_no_loop_runs(service: Emulator) -> None:
+    let_go = threading.Event()
+    loop = asyncio.new_event_loop()
+    try:
+        with serving(lambda server: let_go.wait(60) and None) as port:
+            _, writer = loop.run_until_complete(ssm_proxy.open_connection(EMBEDDED, port=port))
+            writer.write(bytes(20 * MIB))
+            writer.close()
+            with contextlib.suppress(OSError):
+                loop.run_until_complete(asyncio.wait_for(writer.wait_closed(), WITHIN))
+            let_go.set()
+        wait_until(lambda: not open_sessions(service), "the session ends", 15)
+    finally:
+        let_go.set()
+        loop.close()
+
+
 def test_close_does_not_wait_for_ever_for_a_peer_that_does_not_read(service: Emulator) -> None:
     let_go = threading.Event()
 
