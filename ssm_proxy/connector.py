@@ -159,6 +159,7 @@ class SessionConnector:
         if self._session is None:
             if self._given_up.is_set():
                 raise SessionEnded("the session was ended before it had been started")
+            self.start_error = None
             try:
                 self._session = self._control_plane.start_session(**self.request._asdict(), given_up=self._given_up)
             except SsmProxyError as error:

@@ -50,7 +50,7 @@ _FOLDER: Final = "ssm-proxy"
 _LOCK: Final = "starts.lock"
 """One for all files: so they can be removed, which those that are locked themselves cannot safely be."""
 _FORGOTTEN: Final = 24 * 3600.0
-_OURS: Final = re.compile(r"starts-[0-9a-f]{16}\.(json|json\.new|lock)", re.ASCII)
+_OURS: Final = r"starts-[0-9a-f]{16}\.(json|json\.new|lock)"
 """Earlier versions had a lock for each file."""
 _VERSION: Final = "2"
 """``start_rate.VERSION``, see there; a test has them be the same."""
@@ -194,8 +194,7 @@ class StartBudget:
         if wait < _WORTH_TELLING or (self._told_at is not None and now - self._told_at < _TELL_INTERVAL):
             return
         self._told_at = now
-        others = f"{before} {'is' if before == 1 else 'are'} before it" if before else "it is the next"
-        self._notify(f"StartSession is throttled; this one goes out in about {wait:.0f} s, {others}")
+        self._notify(f"StartSession is throttled; this one goes out in about {wait:.0f} s, {_others(before)}")
 
     # --- the file ---------------------------------------------------------------------------------------------------
 
@@ -282,7 +281,7 @@ class StartBudget:
             for each in found:
                 with contextlib.suppress(OSError):  # then it stays
                     is_old = now - each.stat(follow_symlinks=False).st_mtime > _FORGOTTEN
-                    if is_old and _OURS.fullmatch(each.name):
+                    if is_old and re.fullmatch(_OURS, each.name, re.ASCII):
                         os.unlink(each.path)
 
 
@@ -301,7 +300,11 @@ def _is_refusal(answer: Mapping[str, Any]) -> bool:
 
 
 def _queue(before: int, pace: Pace) -> str:
-    return f"{before} more are before it, and the service takes about {pace.rate:.1f} per second"
+    return f"{_others(before)}, and the service takes about {pace.rate:.1f} per second"
+
+
+def _others(before: int) -> str:
+    return f"{before} {'is' if before == 1 else 'are'} before it" if before else "it is the next"
 
 
 def _throttled(what: str, why: str) -> Throttled:

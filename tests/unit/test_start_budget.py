@@ -206,7 +206,7 @@ def test_it_ends_with_an_error_that_says_how_many_are_before(home: Path, monkeyp
         with pytest.raises(Throttled) as caught:
             start(plane(service))
         assert len(service.requests) == 2
-    assert caught.value.cause == "499 more are before it, and the service takes about 1.0 per second"
+    assert caught.value.cause == "499 are before it, and the service takes about 1.0 per second"
     assert "ControlMaster" in (caught.value.hint or "")
 
 
