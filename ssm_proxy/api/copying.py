@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING
 from ssm_proxy.api.ssh import Access, Path, login_to, make_access
 from ssm_proxy.errors import CopyError, SsmProxyError, UsageError
 from ssm_proxy.file_copy.engine import Engine, incomplete
-from ssm_proxy.file_copy.listener import Listener
 from ssm_proxy.file_copy.locations import Location, parse_location
 from ssm_proxy.file_copy.names import shown
+from ssm_proxy.file_copy.reporter import Reporter
 from ssm_proxy.file_copy.values import (
     SESSIONS_LIMIT,
     CopyIncomplete,
@@ -138,20 +138,20 @@ def copy_with(
     froms = [parse_location(source) for source in sources]
     to = parse_location(destination)
     _check(froms, to, options)
-    listener = Listener(progress)
+    reporter = Reporter(progress)
     if to.host is not None:
-        with _engine(to, options, access, listener, set()) as engine:
+        with _engine(to, options, access, reporter, set()) as engine:
             if froms[0].is_stream:
                 return engine.upload_stream(streams[0], to.path)
             return engine.upload([each.path for each in froms], to.path)
     if to.is_stream:
-        with _engine(froms[0], options, access, listener, set()) as engine:
+        with _engine(froms[0], options, access, reporter, set()) as engine:
             return engine.download_stream(froms[0].path, streams[1])
-    return _download_from_each(froms, to, options, access, listener)
+    return _download_from_each(froms, to, options, access, reporter)
 
 
 def _download_from_each(
-    froms: Sequence[Location], to: Location, options: CopyOptions, access: Access, listener: Listener
+    froms: Sequence[Location], to: Location, options: CopyOptions, access: Access, reporter: Reporter
 ) -> CopyResult:
     """Copy from one node after the other; as with scp, one that is lost does not stop the others."""
     results: list[CopyResult] = []
@@ -159,14 +159,14 @@ def _download_from_each(
     taken: set[bytes] = set()
     by_node = [list(group) for _, group in groupby(froms, key=lambda each: (each.host, each.user))]
     for number, same in enumerate(by_node, 1):
-        listener.go_on()
-        listener.is_more_to_come = number < len(by_node)
+        reporter.go_on()
+        reporter.is_more_to_come = number < len(by_node)
         engine: Engine | None = None
         try:
-            with _engine(same[0], options, access, listener, taken) as engine:
+            with _engine(same[0], options, access, reporter, taken) as engine:
                 results.append(engine.download([each.path for each in same], to.path))
         except SsmProxyError as error:
-            if error is listener.error:  # no node has failed: the caller wants no more
+            if error is reporter.error:  # no node has failed: the caller wants no more
                 raise
             if isinstance(error, CopyIncomplete):
                 results.append(error.result)
@@ -178,7 +178,7 @@ def _download_from_each(
             if engine is not None:
                 results.append(engine.result())  # what it had given before
                 left = engine.unfinished()
-            results.append(_no_more_of(same, to, left, error, listener))
+            results.append(_no_more_of(same, to, left, error, reporter))
     result = _together(results)
     if result.failures:
         raise incomplete(result)
@@ -190,7 +190,7 @@ def _no_more_of(
     to: Location,
     left: Sequence[SourceFile] | None,
     error: SsmProxyError,
-    listener: Listener,
+    reporter: Reporter,
 ) -> CopyResult:
     """Tell that nothing more can be had from one of several nodes; give that as a result."""
     text = error.in_a_line
@@ -200,7 +200,7 @@ def _no_more_of(
         FileOutcome(source=source, target=target, state=FileState.FAILED, error=text) for source, target in lost
     ]
     result = CopyResult(copied_bytes=0, total_bytes=0, files=0, unchanged=0, failures=failures, seconds=0.0, sessions=0)
-    listener.go_on()
+    reporter.go_on()
     now = Progress(
         total_bytes=0,
         done_bytes=0,
@@ -211,8 +211,8 @@ def _no_more_of(
         current="",
     )
     for failure in failures:
-        listener.tell(replace(now, outcome=failure))
-    listener.tell(replace(now, notice=f"{froms[0].host}: {error.hint}" if error.hint else None))
+        reporter.tell(replace(now, outcome=failure))
+    reporter.tell(replace(now, notice=f"{froms[0].host}: {error.hint}" if error.hint else None))
     return result
 
 
@@ -249,12 +249,12 @@ def _check(froms: Sequence[Location], to: Location, options: CopyOptions) -> Non
 
 @contextlib.contextmanager
 def _engine(
-    location: Location, options: CopyOptions, access: Access, listener: Listener, taken: set[bytes]
+    location: Location, options: CopyOptions, access: Access, reporter: Reporter, taken: set[bytes]
 ) -> Iterator[Engine]:
     """Give an engine that copies to or from a node."""
     assert location.host is not None
     with login_to(location.host, location.user, access) as login:
-        yield Engine(login, options, listener, taken)
+        yield Engine(login, options, reporter, taken)
 
 
 def _together(results: Sequence[CopyResult]) -> CopyResult:

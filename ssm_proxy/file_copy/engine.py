@@ -12,12 +12,12 @@ from ssm_proxy.errors import CopyError, SsmProxyError
 from ssm_proxy.file_copy.board import UPLOADED_FILES_WORTH_A_LINK, Board
 from ssm_proxy.file_copy.context import Context, FileCopy, explain
 from ssm_proxy.file_copy.download import Download
-from ssm_proxy.file_copy.listener import Listener
 from ssm_proxy.file_copy.names import shown
 from ssm_proxy.file_copy.node import Node
 from ssm_proxy.file_copy.plan_download import expand, plan_download
 from ssm_proxy.file_copy.plan_upload import Tell, plan_upload
 from ssm_proxy.file_copy.pool import Opener, Pool
+from ssm_proxy.file_copy.reporter import Reporter
 from ssm_proxy.file_copy.streams import FromInput, ToOutput
 from ssm_proxy.file_copy.upload import Upload
 from ssm_proxy.file_copy.values import (
@@ -48,15 +48,15 @@ class Engine:
     Args:
         opener: makes connections; called from several threads, the first time from the caller's.
         options: how to copy.
-        listener: told from the thread that called ``upload`` or ``download``; several times a second, and of each file
+        reporter: told from the thread that called ``upload`` or ``download``; several times a second, and of each file
             at its end.
         taken: the names that sources of the same copy, from other nodes, have in its destination; added to.
     """
 
-    def __init__(self, opener: Opener, options: CopyOptions, listener: Listener, taken: set[bytes]) -> None:
+    def __init__(self, opener: Opener, options: CopyOptions, reporter: Reporter, taken: set[bytes]) -> None:
         most = options.sessions or MOST_SESSIONS
         self._options = options
-        self._listener = listener
+        self._reporter = reporter
         self._taken = taken
         self._board = Board()
         self._context = Context(options, is_striped=most > 1)
@@ -149,7 +149,7 @@ class Engine:
         except SsmProxyError as error:
             self._were_all_found = self._is_planned and self._planning_error is None
             self._stop(planner)
-            if error is not self._listener.error:  # else it is not ours to change
+            if error is not self._reporter.error:  # else it is not ours to change
                 if self._context.parts:
                     resume = _resume_hint(self._context.parts)
                     error.hint = resume if error.hint is None else f"{error.hint}; {resume}"
@@ -247,10 +247,10 @@ class Engine:
                 self._files += outcome.state is FileState.COPIED
                 self._unchanged += outcome.state is FileState.UNCHANGED
         for notice in notices:
-            self._listener.tell(self._state(notice=notice))
+            self._reporter.tell(self._state(notice=notice))
         for outcome in outcomes:
-            self._listener.tell(self._state(outcome=outcome))
-        self._listener.tell(self._state())
+            self._reporter.tell(self._state(outcome=outcome))
+        self._reporter.tell(self._state())
 
     def _state(self, *, outcome: FileOutcome | None = None, notice: str | None = None) -> Progress:
         context = self._context

@@ -1,4 +1,4 @@
-"""Who hears how far a copy is: the callback of the program that asked for it."""
+"""Reports how far a copy is to the program that asked for it: calls its callback."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from ssm_proxy.file_copy.values import Progress, ProgressCallback
 _NOTHING = Progress(total_bytes=0, done_bytes=0, total_files=0, done_files=0, sessions=0, is_counting=False, current="")
 
 
-class Listener:
+class Reporter:
     """Calls the callback until it raises something, and knows that from errors of the copy: they may be of one class.
 
     What it is told is of the whole copy, which may be from several nodes, one after the other.

@@ -89,6 +89,11 @@ def is_cut(data: bytes) -> bool:
     return len(data) < len(LOST) and LOST.startswith(data)
 
 
+def start(user: User, arguments: list[str]) -> subprocess.Popen[bytes]:
+    pipe = subprocess.PIPE
+    return subprocess.Popen(["ssm-proxy", *arguments], env=user.environment, stdin=pipe, stdout=pipe, stderr=pipe)
+
+
 @pytest.mark.parametrize("command", ["proxy", "start-session"])
 def test_a_raw_port_session(user: User, destination: Destination, port: int, command: str) -> None:
     arguments = {
@@ -97,13 +102,7 @@ def test_a_raw_port_session(user: User, destination: Destination, port: int, com
             f"start-session --target {EMBEDDED} --document-name AWS-StartSSHSession --parameters portNumber={port}"
         ),
     }[command]
-    with subprocess.Popen(
-        ["ssm-proxy", *arguments],
-        env=user.environment,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-    ) as process:
+    with start(user, arguments) as process:
         assert process.stdout is not None
         assert process.stderr is not None
         assert process.stdout.read(5) == b"hello"
@@ -174,13 +173,7 @@ def test_a_terminal_on_the_node(service: Emulator, user: User, tmp_path: Path, c
         f"head -c {LOST_MESSAGES * 1024} /dev/zero\nuntil [ -e {end} ]; do sleep 0.05; done\necho behind it\n"
     )
     arguments = {"shell": ["shell", EMBEDDED], "exec": ["exec", "-t", EMBEDDED, "--", "sh", str(script)]}[command]
-    with subprocess.Popen(
-        ["ssm-proxy", *arguments],
-        env=user.environment,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-    ) as process:
+    with start(user, arguments) as process:
         assert process.stdin is not None
         if command == "shell":
             process.stdin.write(f"exec sh {script}\n".encode())
