@@ -16,6 +16,9 @@ import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+PROMPT = rb"[$#] $"
+"""What a shell shows, at the end of the screen, while it waits for a command."""
+
 _TAKE_TERMINAL = (
     "import fcntl, os, sys, termios\nfcntl.ioctl(0, termios.TIOCSCTTY, 0)\nos.execvp(sys.argv[1], sys.argv[1:])"
 )

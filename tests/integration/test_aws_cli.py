@@ -3,25 +3,19 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
-import pty
-import select
 import shutil
 import signal
 import socket
-import struct
 import subprocess
 import sysconfig
-import termios
-import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from forwards import echo, receive_exactly, serving
 from nodes import EMBEDDED, MIB, MakeUser, StartEmulator, User, free_port, tool, wait_until
+from terminals import PROMPT, Terminal, terminal
 
 from ssm_proxy.cli.commands.plugin import install
 from ssm_proxy.emulator import Emulator, Node
@@ -35,67 +29,8 @@ CONTAINERS = (
 )
 
 
-class Terminal:
-    """A program on a terminal of its own, as a person has one.
-
-    Args:
-        arguments: the program.
-        environment: its variables.
-    """
-
-    def __init__(self, arguments: list[str], environment: dict[str, str]) -> None:
-        self.shown = b""
-        self._fd, inner = pty.openpty()
-        fcntl.ioctl(inner, termios.TIOCSWINSZ, struct.pack("4H", 40, 100, 0, 0))
-        try:
-            # A session of its own, whose terminal this is: what stands behind Ctrl-C is the real thing.
-            self.process = subprocess.Popen(
-                ["setsid", "--ctty", "--wait", *arguments], env=environment, stdin=inner, stdout=inner, stderr=inner
-            )
-        finally:
-            os.close(inner)
-
-    def type(self, text: str) -> None:
-        os.write(self._fd, text.encode())
-
-    def wait_for(self, text: str, within: float = 20) -> None:
-        """Read until the text was shown, and forget what was before it and the text itself."""
-        deadline = time.monotonic() + within
-        while text.encode() not in self.shown:
-            assert self._read(deadline), f"{text!r} was not shown: {self.shown!r}"
-        self.shown = self.shown.partition(text.encode())[2]
-
-    def end(self, within: float = 20) -> int:
-        """Wait for the end of the program; give its status, and leave what it showed in ``shown``."""
-        deadline = time.monotonic() + within
-        while self._read(deadline):
-            pass
-        return self.process.wait(max(0.1, deadline - time.monotonic()))
-
-    def close(self) -> None:
-        with contextlib.suppress(OSError):
-            os.close(self._fd)
-        with self.process:
-            self.process.kill()
-
-    def _read(self, deadline: float) -> bool:
-        if not select.select([self._fd], [], [], max(0.0, deadline - time.monotonic()))[0]:
-            return False
-        try:
-            data = os.read(self._fd, 65536)
-        except OSError:  # nobody has the other end any more
-            return False
-        self.shown += data
-        return bool(data)
-
-
-@contextlib.contextmanager
-def terminal(user: User, *arguments: str) -> Iterator[Terminal]:
-    running = Terminal(["aws", *arguments], dict(user.environment))
-    try:
-        yield running
-    finally:
-        running.close()
+def start_on_terminal(user: User, *arguments: str) -> contextlib.AbstractContextManager[Terminal]:
+    return terminal(["aws", *arguments], user.environment)
 
 
 def aws(user: User, *arguments: str, data: bytes = b"", timeout: float = 60) -> subprocess.CompletedProcess[bytes]:
@@ -164,7 +99,7 @@ def test_a_forwarded_port_until_ctrl_c(user: User, emulator: Emulator) -> None:
     port = free_port()
     with serving(echo) as remote:
         parameters = json.dumps({"portNumber": [str(remote)], "localPortNumber": [str(port)]})
-        with terminal(
+        with start_on_terminal(
             user,
             *("ssm", "start-session", "--target", EMBEDDED),
             *("--document-name", "AWS-StartPortForwardingSession", "--parameters", parameters),
@@ -173,9 +108,9 @@ def test_a_forwarded_port_until_ctrl_c(user: User, emulator: Emulator) -> None:
             with connection:
                 connection.sendall(b"through the plugin")
                 assert receive_exactly(connection, 18) == b"through the plugin"
-            running.type("\x03")
+            running.type(b"\x03")
             assert running.end() == 0
-            assert b"session-manager-plugin" not in running.shown, "the AWS CLI complains of a failure"
+            assert b"session-manager-plugin" not in running.screen, "the AWS CLI complains of a failure"
     wait_until(lambda: emulator.sessions()[-1].status == "Terminated", "the session has ended")
 
 
@@ -191,31 +126,31 @@ def connected(port: int) -> socket.socket | None:
 
 
 def test_a_shell(user: User, emulator: Emulator) -> None:
-    with terminal(user, "ssm", "start-session", "--target", EMBEDDED, "--reason", "a test") as running:
-        running.type("stty size; echo $((6 * 7))\r")
-        running.wait_for("40 100")
-        running.wait_for("42")
-        running.type("cat\r")
-        running.type("again\r")
-        running.wait_for("again\r\nagain\r\n")
-        running.type("\x03")  # for the node's program, not for us
-        running.wait_for("^C")
-        running.type("echo still $((40 + 2))\r")
-        running.wait_for("still 42")
-        running.type("exit\r")
+    with start_on_terminal(user, "ssm", "start-session", "--target", EMBEDDED, "--reason", "a test") as running:
+        running.type(b"stty size; echo $((6 * 7))\r")
+        running.expect(b"30 100")
+        running.expect(b"42\r\n" + PROMPT)
+        running.type(b"cat\r")
+        running.type(b"again\r")
+        running.expect(b"again\r\nagain\r\n")
+        running.type(b"\x03")  # for the node's program, not for us
+        running.expect(rb"\^C.*" + PROMPT)  # before that cat could still take the next line
+        running.type(b"echo still $((40 + 2))\r")
+        running.expect(b"still 42")
+        running.type(b"exit\r")
         assert running.end() == 0
     assert emulator.sessions()[-1].status == "Terminated"
 
 
 def test_a_command_in_a_container(ecs_user: User) -> None:
-    with terminal(
+    with start_on_terminal(
         ecs_user,
         *("ecs", "execute-command", "--cluster", "prod", "--task", TASK, "--container", "php", "--interactive"),
         *("--command", "/bin/sh -c 'echo $((6 * 7)); read line; echo \"<$line>\"'"),
     ) as running:
-        running.wait_for("42")
-        running.type("typed\r")
-        running.wait_for("<typed>")
+        running.expect(b"42")
+        running.type(b"typed\r")
+        running.expect(b"<typed>")
         assert running.end() == 0
 
 
@@ -295,9 +230,9 @@ def test_an_error_reaches_the_caller_of_the_aws_cli(user: User, emulator: Emulat
 
 
 def test_killing_the_plugin_ends_the_session(user: User, emulator: Emulator) -> None:
-    with terminal(user, "ssm", "start-session", "--target", EMBEDDED) as running:
-        running.type("echo $((6 * 7))\r")
-        running.wait_for("42")
+    with start_on_terminal(user, "ssm", "start-session", "--target", EMBEDDED) as running:
+        running.type(b"echo $((6 * 7))\r")
+        running.expect(b"42")
         plugins = [each for each in user.processes() if "plugin" in each.arguments]
         assert len(plugins) == 1
         os.kill(plugins[0].pid, signal.SIGTERM)

@@ -13,13 +13,12 @@ from pathlib import Path
 
 import pytest
 from nodes import EMBEDDED, MakeUser, StartEmulator, User, open_sessions, wait_until
-from terminals import Terminal, terminal
+from terminals import PROMPT, Terminal, terminal
 
 from ssm_proxy.emulator import Emulator, Faults
 
 pytestmark = pytest.mark.integration
 ARGUMENTS = ["ssm-proxy", "shell", EMBEDDED]
-PROMPT = rb"[$#] $"
 
 
 @pytest.fixture
