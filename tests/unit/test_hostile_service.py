@@ -131,6 +131,8 @@ def read_to_the_end(connection: socket.socket) -> None:
 
 PROGRAM = """
 import sys
+from ssm_proxy.transport import pipes
+pipes.SILENCE_NOTICE_AFTER = 1e9  # the service says nothing of the node's port, and may take long for what it says
 {changes}
 from ssm_proxy.cli.main import main
 status = main(sys.argv[2:])
