@@ -18,7 +18,7 @@ from nodes import MIB, REAL, MakeUser, StartEmulator, check_sessions, open_sessi
 from bench.sshd import Key, Sshd
 from ssm_proxy.emulator import Emulator, Faults, Node
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
 
 NODES = [f"i-0123456789abcdef{number:x}" for number in range(10)]
 GUIDE = EXAMPLE.parents[1] / "docs" / "ansible.md"

@@ -26,7 +26,7 @@ from ssm_proxy.errors import SsmProxyError
 from ssm_proxy.file_copy import link, pool
 from ssm_proxy.file_copy.values import CopyIncomplete, CopyResult, Progress
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(180)]
+pytestmark = pytest.mark.integration
 SIZE = 6 * MIB + 12_345
 """Worth four sessions."""
 Worst = Callable[[], object]
