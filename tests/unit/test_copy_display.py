@@ -20,6 +20,7 @@ from ssm_proxy.cli.copy_display import BarDisplay, JsonDisplay, LineDisplay, fil
 from ssm_proxy.errors import CopyError
 from ssm_proxy.file_copy.values import CopyIncomplete, CopyResult, FileOutcome, FileState, Progress
 
+WITHIN = 30
 COPIED = FileOutcome(source="a", target="/b", state=FileState.COPIED, size=1500, verified=True)
 FAILED = FileOutcome(source="a\x1b[2J", target="/b", state=FileState.FAILED, error="the disk\nis full")
 RESULT = CopyResult(copied_bytes=2_500_000, total_bytes=3_000_000, files=2, unchanged=1, seconds=2.0, sessions=4)
@@ -193,6 +194,7 @@ def test_json_that_nobody_reads_any_more_ends_nothing(monkeypatch: pytest.Monkey
 COPYING = """
 import sys, time
 from ssm_proxy.api import copying
+from ssm_proxy.cli import copy_display
 from ssm_proxy.cli.main import main
 from ssm_proxy.file_copy.values import Progress
 
@@ -218,6 +220,7 @@ def copy_with(sources, destination, options, access, show, *, streams):
         raise
 
 copying.copy_with = copy_with
+copy_display._PATIENCE_S = {patience}
 sys.exit(main(["cp", "--json", "file", "i-0123456789abcdef0:"]))
 """
 
@@ -233,18 +236,19 @@ def held(fd: int) -> int:
 def test_a_signal_ends_it_although_nobody_reads_its_json(size: int, is_full: bool, is_read: bool) -> None:
     """In the middle of a write or between two of them; what is read afterwards is in full lines."""
     lines = 100_000 if is_full else 5
-    program = COPYING.format(notice="x" * size, lines=lines)
+    patience = WITHIN if is_read else copy_display._PATIENCE_S  # its reader may be slow here, but it is there
+    program = COPYING.format(notice="x" * size, lines=lines, patience=patience)
     with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE) as process:
         try:
             assert process.stdout is not None
-            before, until = -1, time.monotonic() + 30
+            before, until = -1, time.monotonic() + WITHIN
             while not before == (now := held(process.stdout.fileno())) > 0:  # it stands still
                 assert time.monotonic() < until
                 before = now
                 time.sleep(0.2)
             process.send_signal(signal.SIGTERM)
             output = process.stdout.read() if is_read else b""
-            assert process.wait(10) == 143
+            assert process.wait(WITHIN) == 143
         finally:
             process.kill()
     told = [json.loads(line) for line in output.splitlines()]
