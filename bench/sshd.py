@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import random
 import shutil
 import signal
 import socket
@@ -18,17 +19,37 @@ from bench.processes import descendants
 SYSTEM_FOLDERS = ":/usr/sbin:/sbin"
 """Where sshd is found, and not on everybody's PATH."""
 _START_TIMEOUT = 10.0
+_given_ports: set[int] = set()
 
 
 def find_program(name: str) -> str | None:
     return shutil.which(name, path=os.environ.get("PATH", os.defpath) + SYSTEM_FOLDERS)
 
 
+def _ports_to_choose_from() -> range:
+    """Give ports that the system gives only to who asks for them by number."""
+    try:
+        first, last = map(int, Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split())
+    except OSError:
+        first, last = 32768, 65535  # of all systems
+    return max(range(20_000, first), range(last + 1, 65_536), key=len) or range(20_000, 65_536)
+
+
 def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-        return port
+    """Give a port that nobody has, and another one each time.
+
+    Not one that the system chooses: it might choose the same one for somebody else before it is used.
+    """
+    chance = random.SystemRandom()  # other processes draw as well, and may have got the same seed
+    ports = _ports_to_choose_from()
+    for _ in range(1000):
+        port = chance.choice(ports)
+        with socket.socket() as listener, contextlib.suppress(OSError):
+            listener.bind(("127.0.0.1", port))
+            if port not in _given_ports:
+                _given_ports.add(port)
+                return port
+    raise RuntimeError(f"no port of {ports} is free")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -395,8 +395,9 @@ def test_http_over_kept_connections(user: User) -> None:
 
 
 def test_nothing_listens_any_more_afterwards(user: User) -> None:
-    with serving(echo) as remote, forwarding(user, f"0:{remote}") as forward:
-        port = forward.port
+    port = free_port()
+    with serving(echo) as remote, forwarding(user, f"{port}:{remote}"):
+        pass
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection(("127.0.0.1", port), 1)
     wait_until(lambda: not user.processes(), "the process is gone")

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from nodes import wait_until
+from nodes import free_port, wait_until
 
 from ssm_proxy.emulator import Emulator, EmulatorOptions, Faults, Node, Parameter, SessionDocument
 from ssm_proxy.emulator.certificates import make_server_context
@@ -382,22 +382,16 @@ def check_form(lines: list[str]) -> None:
         assert not line.endswith(".") or line.startswith("ssm-proxy: cause: "), "the service's own words may"
 
 
-def closed_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port: int = listener.getsockname()[1]
-        return port
-
-
 class TestFailures:
     @pytest.mark.parametrize(
         ("arguments", "faults", "status", "text"),
         [
             ([OFFLINE], Faults(), 4, OFFLINE),
-            ([NODE, str(closed_port())], Faults(), 10, "did not answer"),
+            ([NODE, str(free_port())], Faults(), 10, "did not answer"),
             ([NODE], Faults(refuse_open=-1), 6, "ssmmessages:OpenDataChannel"),
             ([NODE], Faults(deny="StartSession"), 5, "ssm:StartSession"),
             ([NODE, "--document-name", "No-Such-Document"], Faults(), 5, "No-Such-Document"),
-            ([NODE, "--endpoint-url", f"http://127.0.0.1:{closed_port()}"], Faults(), 6, "127.0.0.1"),
+            ([NODE, "--endpoint-url", f"http://127.0.0.1:{free_port()}"], Faults(), 6, "127.0.0.1"),
             ([NODE, "--endpoint-url", "http://no-such-host.invalid"], Faults(), 6, "no-such-host.invalid"),
             ([NODE, "--stream-endpoint-url", "ws://gate.invalid"], Faults(), 5, "gate.invalid"),
             ([NODE, "--profile", "nobody"], Faults(), 3, "nobody"),

@@ -15,6 +15,7 @@ import time
 import pytest
 from aws_service import Answer, clear_environment, error, running, self_signed, write_config
 
+from bench.sshd import free_port
 from ssm_proxy.aws.call import Call
 from ssm_proxy.aws.control_plane import BotocoreControlPlane
 from ssm_proxy.aws.error_mapping import mapped_errors
@@ -408,14 +409,8 @@ def test_answer_that_is_incomplete(keys, body):
 # No answer
 
 
-def closed_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port: int = server.getsockname()[1]
-        return port
-
-
 def test_connection_refused(keys):
-    port = closed_port()
+    port = free_port()
     found = failure_of(BotocoreControlPlane(endpoint_url=f"http://127.0.0.1:{port}"))
     assert type(found) is ConnectFailed
     assert found.message == f"cannot reach 127.0.0.1:{port}"
@@ -492,7 +487,7 @@ def test_https_to_a_server_without_tls(keys):
 
 
 def test_proxy_that_is_not_there(keys, monkeypatch):
-    port = closed_port()
+    port = free_port()
     monkeypatch.setenv("HTTPS_PROXY", f"http://alice:{SECRET.replace('/', '%2F')}@127.0.0.1:{port}")
     found = failure_of(BotocoreControlPlane(endpoint_url="https://ssm.example.invalid"))
     assert type(found) is ConnectFailed
