@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from nodes import EMBEDDED, User
+from nodes import EMBEDDED, WITHIN, User
 
 from ssm_proxy.cli.session_command import EXIT_SIGNAL_BASE
 
@@ -38,7 +38,7 @@ class Forward:
         assert isinstance(port, int)
         return port
 
-    def connect(self, timeout: float = 10) -> socket.socket:
+    def connect(self, timeout: float = WITHIN) -> socket.socket:
         """Connect to its only listener."""
         (place,) = self.places
         if isinstance(place, int):
@@ -57,7 +57,7 @@ class Forward:
                 return line
         raise AssertionError(f"no line with {part!r} in {self.lines}")
 
-    def end(self, number: int = signal.SIGINT, within: float = 10) -> tuple[int, list[str]]:
+    def end(self, number: int = signal.SIGINT, within: float = WITHIN) -> tuple[int, list[str]]:
         """Send a signal; give exit status and what was said since the last line that was read."""
         self.process.send_signal(number)
         _, errors = self.process.communicate(timeout=within)
@@ -97,7 +97,7 @@ def run(user: User, *arguments: str, target: str = EMBEDDED, timeout: float = 30
 def forwarding(user: User, *specs: str, target: str = EMBEDDED, before: Sequence[str] = ()) -> Iterator[Forward]:
     """Forward until the end of the block, which ends it by Ctrl-C: quietly."""
     process = start(user, *specs, target=target, before=before)
-    watchdog = threading.Timer(60, process.kill)
+    watchdog = threading.Timer(100, process.kill)  # before pytest ends all
     watchdog.start()
     try:
         forward = Forward(process)

@@ -31,11 +31,11 @@ def test_twenty_tunnels_at_once(emulator: Emulator, new_user: MakeUser) -> None:
             assert process.stdin is not None
             process.stdin.close()
         for process in processes:
-            status, errors = ending(process, 20)
+            status, errors = ending(process)
             # The shells on the node may quarrel over what they do at their start; that is theirs to tell.
             assert (status, "ssm-proxy" in errors) == (0, False)
     finally:
         for process in processes:
             with process:
                 process.kill()
-    wait_until(lambda: not open_sessions(emulator), "all sessions are terminated", 5)
+    wait_until(lambda: not open_sessions(emulator), "all sessions are terminated")

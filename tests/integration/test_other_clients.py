@@ -12,7 +12,7 @@ import warnings
 import asyncssh
 import paramiko
 import pytest
-from nodes import EMBEDDED, MIB, Key, MakeUser, User, ending, exchange, open_sessions, wait_until
+from nodes import EMBEDDED, MIB, WITHIN, Key, MakeUser, User, ending, exchange, open_sessions, wait_until
 
 from ssm_proxy.emulator import Emulator, Faults
 
@@ -37,7 +37,13 @@ def test_paramiko(command: str, key: Key) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ResourceWarning)  # its process and pipes are left to the garbage collector
         try:
-            client.connect(EMBEDDED, username="somebody", sock=socket, pkey=paramiko.Ed25519Key(filename=key.private))
+            client.connect(
+                EMBEDDED,
+                username="somebody",
+                sock=socket,
+                pkey=paramiko.Ed25519Key(filename=key.private),
+                banner_timeout=WITHIN,  # the proxy starts first
+            )
             sending, receiving, _ = client.exec_command("cat", timeout=30)
             sending.write(data[:1000])
             sending.channel.shutdown_write()
@@ -48,8 +54,8 @@ def test_paramiko(command: str, key: Key) -> None:
             transport = client.get_transport()
             client.close()
             if transport is not None:
-                transport.join(5)
-            socket.process.communicate(timeout=5)
+                transport.join(WITHIN)
+            socket.process.communicate(timeout=WITHIN)
     assert socket.process.returncode in (0, 143)
 
 
@@ -84,7 +90,7 @@ def test_pipes_of_a_plain_program(command: str) -> None:
         greeting = exchange(process, b"SSH-2.0-test\r\n", until=b"\r\n")
         assert greeting.startswith(b"SSH-2.0-")
         process.terminate()
-        assert ending(process, 3) == (143, "")
+        assert ending(process) == (143, "")
 
 
 def test_the_end_of_input_is_the_end_of_the_session_after_a_while(command: str) -> None:

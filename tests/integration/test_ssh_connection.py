@@ -176,7 +176,7 @@ def paramiko_threads() -> list[threading.Thread]:
 @pytest.fixture(autouse=True)
 def no_thread_is_left() -> Iterator[None]:
     yield
-    wait_until(lambda: not paramiko_threads(), "no thread is left", 5)
+    wait_until(lambda: not paramiko_threads(), "no thread is left")
 
 
 # --- keys -----------------------------------------------------------------------------------------------------------
