@@ -131,6 +131,7 @@ def test_escapes_at_the_start_of_a_line(user: User) -> None:
         terminal.expect(rb"~\.  end the session here and now")
         terminal.type(b"~~.\r")
         terminal.expect(rb"~\.\r\n.*not found")
+        terminal.expect(PROMPT)  # or it would come between what is typed next and its output
         terminal.type(b"echo x~.y\r")
         terminal.expect(rb"\r\nx~\.y\r\n")
         terminal.type(b"~.")
@@ -250,6 +251,7 @@ def test_a_broken_connection_costs_nothing(user: User, emulator: Emulator, side:
             emulator.drop_connections(side)
             terminal.type(b"echo $((%d+1000))\r" % number)
             terminal.expect(rb"\n%d\r" % (number + 1000))
+            terminal.expect(PROMPT)  # or it would come between what is typed next and its output
         terminal.type(b"exit\r")
         assert terminal.end() == 0
 
