@@ -271,7 +271,8 @@ class TestEnds:
     def test_a_session_that_was_in_use_was_no_refused_port(
         self, start_emulator: StartEmulator, new_user: MakeUser
     ) -> None:
-        user = new_user(start_emulator(faults=Faults(idle_timeout_s=2)))
+        emulator = start_emulator()
+        user = new_user(emulator)
         with (
             serving(echo) as remote,
             forwarding(user, f"0:{remote}") as forward,
@@ -279,6 +280,7 @@ class TestEnds:
         ):
             connection.sendall(b"x")
             assert connection.recv(1) == b"x"
+            emulator.set_faults(Faults(idle_timeout_s=0.5))  # now: there may be more than that before
             _, errors = forward.process.communicate(timeout=20)
             assert forward.process.returncode == 9
             assert "the service ended the session" in errors

@@ -316,7 +316,8 @@ def test_a_host_that_is_denied(page_emulator: Emulator, page_user: User) -> None
 
 
 def test_a_forwarded_port_that_times_out_was_not_refused(start_emulator: StartEmulator, new_user: MakeUser) -> None:
-    user = new_user(start_emulator(faults=Faults(idle_timeout_s=2)))
+    emulator = start_emulator()
+    user = new_user(emulator)
     local = free_port()
     with serving(echo) as remote:
         command = ["ssm-proxy", "start-session", "--target", EMBEDDED, *port_arguments(local, remote)]
@@ -325,6 +326,7 @@ def test_a_forwarded_port_that_times_out_was_not_refused(start_emulator: StartEm
             with socket.create_connection(("127.0.0.1", local), 10) as connection:
                 connection.sendall(b"works")
                 assert connection.recv(5, socket.MSG_WAITALL) == b"works"
+            emulator.set_faults(Faults(idle_timeout_s=0.5))  # now: there may be more than that before
             status, errors = ending(process, within=20)
     assert status == 9
     assert "the service ended the session" in errors
