@@ -80,10 +80,12 @@ def start(user: User, *arguments: str, target: str = EMBEDDED, before: Sequence[
     )
 
 
-def run(user: User, *arguments: str, target: str = EMBEDDED, timeout: float = 30) -> subprocess.CompletedProcess[str]:
-    """Run it to its end."""
+def run(
+    user: User, *arguments: str, target: str = EMBEDDED, before: Sequence[str] = (), timeout: float = 60
+) -> subprocess.CompletedProcess[str]:
+    """Run it to its end, by another program if ``before`` names one."""
     return subprocess.run(
-        command(user, *arguments, target=target),
+        [*before, *command(user, *arguments, target=target)],
         env=user.environment,
         stdin=subprocess.DEVNULL,
         capture_output=True,

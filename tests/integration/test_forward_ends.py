@@ -27,6 +27,16 @@ READ = (
     "connection = socket.create_connection(('127.0.0.1', int(sys.argv[1])), 10)\n"
     "print(connection.recv(100).decode(), os.environ['SSM_PROXY_PORT_0'] == sys.argv[1], flush=True)\n"
 )
+WITH_PATIENCE = (
+    sys.executable,
+    "-c",
+    "import sys\n"
+    "from ssm_proxy.cli.main import main\n"
+    "from ssm_proxy.transport import probe\n"
+    "probe.PATIENCE = 60.0\n"
+    "sys.exit(main(sys.argv[2:]))\n",
+)
+"""Runs ssm-proxy with probes that wait for an answer for as long as a slow machine takes to give it."""
 TOLD_OF = (
     "import signal, sys, time\n"
     "signal.pthread_sigmask(signal.SIG_BLOCK, [{number}])\n"  # one that comes before it is waited for is kept
@@ -54,12 +64,12 @@ def python(code: str, *arguments: str) -> list[str]:
 
 class TestReadiness:
     def test_a_server_that_speaks_first_has_answered(self, user: User) -> None:
-        with serving(greet) as remote, start(user, f"0:{remote}", "--ready-json") as process:
+        with serving(greet) as remote, start(user, f"0:{remote}", "--ready-json", before=WITH_PATIENCE) as process:
             (line,) = json_lines(process, 1)
-            with socket.create_connection((line["address"], line["port"]), 10) as connection:
+            with socket.create_connection((line["address"], line["port"]), 30) as connection:
                 assert connection.recv(5) == b"hello"
             process.send_signal(signal.SIGINT)
-            assert process.communicate(timeout=10) == ("", "")
+            assert process.communicate(timeout=30) == ("", "")
         assert process.returncode == INTERRUPTED
         assert line == {
             "index": 0,
@@ -75,32 +85,39 @@ class TestReadiness:
     def test_each_listener_has_a_line(self, user: User) -> None:
         path = user.folder / "s"
         with (
-            serving(greet) as speaks,
-            serving(echo) as waits,
-            start(user, "--ready-json", f"0:{speaks}", f"{path}:{waits}") as process,
+            serving(greet) as one,
+            serving(greet) as other,
+            start(user, "--ready-json", f"0:{one}", f"{path}:{other}", before=WITH_PATIENCE) as process,
         ):
             first, second = json_lines(process, 2)
             process.send_signal(signal.SIGTERM)
-            assert process.wait(10) == 128 + signal.SIGTERM
-        assert (first["probe"], second["probe"]) == ("answered", "not refused")
+            assert process.wait(30) == 128 + signal.SIGTERM
+        assert (first["probe"], second["probe"]) == ("answered", "answered")
         assert (second["socket"], "port" in second) == (str(path), False)
+
+    def test_a_server_that_waits_has_not_refused(self, user: User) -> None:
+        with serving(echo) as remote, start(user, f"0:{remote}", "--ready-json") as process:
+            (line,) = json_lines(process, 1)
+            process.send_signal(signal.SIGINT)
+            assert process.wait(30) == INTERRUPTED
+        assert line["probe"] == "not refused"
 
     @pytest.mark.parametrize("version", ["3.3.0.0", OLD_AGENT])
     def test_a_refused_probe_is_an_error(self, start_emulator: StartEmulator, new_user: MakeUser, version: str) -> None:
         user = new_user(start_emulator(agent_version=version, faults=Faults(refused_delay_s=0.1)))
         remote = free_port()
-        done = run(user, "--ready-json", f"0:{remote}", *python("raise SystemExit(0)"))
+        done = run(user, "--ready-json", f"0:{remote}", *python("raise SystemExit(0)"), before=WITH_PATIENCE)
         assert (done.returncode, done.stdout) == (PORT_ERROR, "")
         assert f"port {remote} of {EMBEDDED}" in done.stderr
 
     def test_old_agents_too(self, start_emulator: StartEmulator, new_user: MakeUser) -> None:
         user = new_user(start_emulator(agent_version=OLD_AGENT))
-        with serving(greet) as remote, start(user, f"0:{remote}", "--ready-json") as process:
+        with serving(greet) as remote, start(user, f"0:{remote}", "--ready-json", before=WITH_PATIENCE) as process:
             (line,) = json_lines(process, 1)
-            with socket.create_connection((line["address"], line["port"]), 10) as connection:
+            with socket.create_connection((line["address"], line["port"]), 30) as connection:
                 assert connection.recv(5) == b"hello"  # the probe has not taken it away
             process.send_signal(signal.SIGINT)
-            assert process.wait(10) == INTERRUPTED
+            assert process.wait(30) == INTERRUPTED
         assert line["probe"] == "answered"
 
 
