@@ -61,6 +61,8 @@ class Destination:
         self._emulator = emulator
         self._may_send = threading.Event()
         self.has_lost = threading.Event()
+        self.may_close = threading.Event()
+        self.may_close.set()
 
     def serve(self, connection: socket.socket) -> None:
         connection.sendall(b"hello")
@@ -68,6 +70,7 @@ class Destination:
         lose_what_follows(self._emulator, lambda: connection.sendall(LOST))
         self.has_lost.set()
         connection.sendall(BEHIND)
+        assert self.may_close.wait(WITHIN)
 
     def send(self) -> None:
         """Go on: whoever is connected has its greeting."""
@@ -154,12 +157,14 @@ def test_a_program_that_has_closed_its_end(
     service: Emulator, destination: Destination, port: int, become_user: BecomeUser
 ) -> None:
     become_user(service)
+    destination.may_close.clear()  # the program is the first one to do so
     with ssm_proxy.connect(EMBEDDED, port=port) as connection:
         connection.settimeout(WITHIN)
         assert connection.recv(5, socket.MSG_WAITALL) == b"hello"
         destination.send()
         assert destination.has_lost.wait(WITHIN)
         connection.close()
+        destination.may_close.set()
     assert connection.error is None
 
 
