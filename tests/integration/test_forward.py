@@ -11,15 +11,17 @@ import socket
 import struct
 import subprocess
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from queue import Empty, SimpleQueue
+from queue import SimpleQueue
 
 import pytest
 from forwards import echo, forwarding, receive_all, receive_exactly, serving
 from nodes import EMBEDDED, MIB, MakeUser, StartEmulator, User, free_port, tool, wait_until
 
 from ssm_proxy.emulator import Emulator, Faults, Node
+from ssm_proxy.transport.forwarding import QUIET_TIME
 
 pytestmark = pytest.mark.integration
 BODY = os.urandom(MIB)
@@ -210,9 +212,10 @@ class TestEndsOfConnections:
             with forward.connect() as connection:
                 connection.sendall(b"last words")
                 assert receive_exactly(connection, 10) == b"last words"
-            with pytest.raises(Empty):  # it may still want an answer
-                self.heard.get(timeout=1)
-            assert self.heard.get(timeout=30) == b"last words"
+                closed = time.monotonic()
+            data, told = self.heard.get(timeout=60)
+            assert data == b"last words"
+            assert told - closed > 1, "it may still want an answer"
 
     @pytest.mark.parametrize("kind", ["port", "socket"])
     def test_one_that_resets_its_connection_or_leaves_a_socket_is_told_at_once(
@@ -225,17 +228,20 @@ class TestEndsOfConnections:
                 assert receive_exactly(connection, 1) == b"x"
                 if kind == "port":
                     connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-            assert self.heard.get(timeout=5) == b"x"
+                closed = time.monotonic()
+            data, told = self.heard.get(timeout=60)
+            assert data == b"x"
+            assert told - closed < QUIET_TIME, "not as one that only sends no more"
 
     @pytest.fixture(autouse=True)
     def _heard(self) -> None:
-        self.heard: SimpleQueue[bytes] = SimpleQueue()
+        self.heard: SimpleQueue[tuple[bytes, float]] = SimpleQueue()
 
     def _tell_the_end(self, connection: socket.socket) -> None:
         data = connection.recv(65536)
         connection.sendall(data)
         connection.recv(1)  # raises if it was reset, which would not be told
-        self.heard.put(data)
+        self.heard.put((data, time.monotonic()))
 
 
 def test_a_refused_connection_is_reset_and_told_and_the_next_may_succeed(user: User) -> None:
