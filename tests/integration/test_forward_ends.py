@@ -263,7 +263,7 @@ class TestEnds:
             assert forward.end(number) == (128 + number, [])
             with pytest.raises(ConnectionResetError):  # cut off, and it shows
                 connection.recv(1)
-        assert open_sessions(emulator) == []
+        wait_until(lambda: not open_sessions(emulator), "the sessions are over")
 
     def test_a_signal_while_it_still_connects(self, user: User) -> None:
         with socket.create_server(("127.0.0.1", 0)) as silent:
@@ -309,7 +309,7 @@ class TestEnds:
         assert done.returncode == PORT_ERROR, done.stderr
         assert "169.254.169.254 is forbidden" in done.stderr
         assert not path.exists()
-        assert open_sessions(emulator) == []
+        wait_until(lambda: not open_sessions(emulator), "the sessions are over")
 
     def test_an_unknown_target(self, emulator: Emulator, user: User) -> None:
         done = run(user, "0:22", target="i-00000000000000000")

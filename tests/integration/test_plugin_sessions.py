@@ -93,8 +93,13 @@ def echo_until_bye(connection: socket.socket) -> None:
             last = (last + data)[-3:]
 
 
-def state(emulator: Emulator, session_id: str) -> str:
-    return next(each.status for each in emulator.sessions() if each.session_id == session_id)
+def session_ends(emulator: Emulator, session_id: str) -> None:
+    """Wait for the end of a session: a process that a signal ends waits for that, but not for a slow service."""
+
+    def state() -> str:
+        return next(each.status for each in emulator.sessions() if each.session_id == session_id)
+
+    wait_until(lambda: state() == "Terminated", "the session has ended")
 
 
 def test_standard_output_is_what_the_node_sent_and_nothing_else(user: User, emulator: Emulator) -> None:
@@ -105,7 +110,7 @@ def test_standard_output_is_what_the_node_sent_and_nothing_else(user: User, emul
             assert exchange(process, data, size=len(data)) == data
             status, errors = ending(process)
     assert (status, errors) == (0, "")
-    assert state(emulator, response["SessionId"]) == "Terminated"
+    session_ends(emulator, response["SessionId"])
 
 
 def test_it_resumes_at_the_endpoint_that_it_was_given(user: User, emulator: Emulator) -> None:
@@ -120,7 +125,7 @@ def test_it_resumes_at_the_endpoint_that_it_was_given(user: User, emulator: Emul
             assert exchange(process, b"after, and bye", until=b"bye") == b"after, and bye"
             status, _ = ending(process)
     assert status == 0
-    assert state(emulator, response["SessionId"]) == "Terminated"
+    session_ends(emulator, response["SessionId"])
 
 
 def test_an_old_aws_cli_with_three_arguments(user: User, emulator: Emulator) -> None:
@@ -129,7 +134,7 @@ def test_an_old_aws_cli_with_three_arguments(user: User, emulator: Emulator) -> 
         with running(user, *words(emulator, response)[:3]) as process:
             assert exchange(process, b"good bye", until=b"bye") == b"good bye"
             assert ending(process) == (0, "")
-    assert state(emulator, response["SessionId"]) == "Terminated"
+    session_ends(emulator, response["SessionId"])
 
 
 def test_a_session_of_ecs_is_resumed_and_ended_at_systems_manager(
@@ -150,7 +155,7 @@ def test_a_session_of_ecs_is_resumed_and_ended_at_systems_manager(
         process.send_signal(signal.SIGTERM)
         status, _ = ending(process)
     assert status == 128 + signal.SIGTERM
-    assert state(emulator, answer["session"]["sessionId"]) == "Terminated"
+    session_ends(emulator, answer["session"]["sessionId"])
 
 
 def test_an_encrypted_session(start_emulator: StartEmulator, new_user: MakeUser) -> None:
@@ -180,7 +185,7 @@ def test_a_log_that_cannot_be_written_ends_the_session(user: User, emulator: Emu
     response = start_stream(emulator, 22)
     done = run(user, "--log-file", "/nowhere/at/all", *words(emulator, response))
     assert (done.returncode, done.stdout) == (2, b"")
-    assert state(emulator, response["SessionId"]) == "Terminated"
+    session_ends(emulator, response["SessionId"])
 
 
 def test_the_log_holds_no_token(user: User, emulator: Emulator) -> None:
@@ -221,7 +226,7 @@ def test_a_signal_before_anybody_runs_the_session_ends_it(
     finally:
         for each, handler in before.items():
             signal.signal(getattr(signal, each), handler)
-    assert state(emulator, response["SessionId"]) == "Terminated"
+    session_ends(emulator, response["SessionId"])
 
 
 def test_nothing_is_left_when_the_reader_has_gone(user: User, emulator: Emulator) -> None:
@@ -235,4 +240,4 @@ def test_nothing_is_left_when_the_reader_has_gone(user: User, emulator: Emulator
             with contextlib.suppress(BrokenPipeError):  # it may have noticed already, and be gone
                 os.write(process.stdin.fileno(), b"y\n")
             process.wait(WITHIN)
-    wait_until(lambda: state(emulator, response["SessionId"]) == "Terminated", "the session has ended")
+    session_ends(emulator, response["SessionId"])

@@ -169,7 +169,7 @@ def test_a_signal(user: User, emulator: Emulator, number: signal.Signals) -> Non
         terminal.process.send_signal(number)
         assert terminal.end() == 128 + number
         assert terminal.is_as_before
-    assert not open_sessions(emulator)
+    wait_until(lambda: not open_sessions(emulator), "the session is over")
 
 
 def test_a_session_that_the_service_ends(start_emulator: StartEmulator, new_user: MakeUser) -> None:
