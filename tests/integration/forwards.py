@@ -99,7 +99,7 @@ def run(
 def forwarding(user: User, *specs: str, target: str = EMBEDDED, before: Sequence[str] = ()) -> Iterator[Forward]:
     """Forward until the end of the block, which ends it by Ctrl-C: quietly."""
     process = start(user, *specs, target=target, before=before)
-    watchdog = threading.Timer(100, process.kill)  # before pytest ends all
+    watchdog = threading.Timer(200, process.kill)  # before pytest ends all
     watchdog.start()
     try:
         forward = Forward(process)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from simulation.shared_link import LinkShape, SharedLink
 
+pytestmark = pytest.mark.timeout(1200)  # they compute all the time, which takes minutes on a slow machine
 LEAST_SHARE = 0.90
 LONGEST_QUEUE = 0.150
 
