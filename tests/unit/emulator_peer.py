@@ -174,7 +174,7 @@ class Peer:
     async def send_flag(self, flag: int) -> int:
         return await self.send_input(encode_flag(flag), PayloadType.FLAG)
 
-    async def until(self, condition: Callable[[], bool], timeout: float = 5.0) -> None:
+    async def until(self, condition: Callable[[], bool], timeout: float = 20.0) -> None:
         """Wait for a condition that messages can make true."""
         loop = asyncio.get_running_loop()
         deadline = loop.time() + timeout

@@ -32,7 +32,7 @@ class Destination:
         """Wait for so many connections; give the last of them."""
         while len(self.connections) < count:
             self._changed.clear()
-            await asyncio.wait_for(self._changed.wait(), 5)
+            await asyncio.wait_for(self._changed.wait(), 20)
         return self.connections[count - 1]
 
     async def take(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

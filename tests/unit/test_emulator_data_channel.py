@@ -23,6 +23,8 @@ pytestmark = pytest.mark.integration  # real sockets in real time: not for the q
 
 Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
+END_WITHIN = 20.0
+"""Less than a server waits by itself for clients that do not take what it sends, also on a slow machine."""
 DOCUMENTS = {
     "Test-EncryptedShell": SessionDocument(session_type="Standard_Stream", inputs={"kmsKeyId": "alias/test"}),
     "Test-Forward": SessionDocument(
@@ -477,17 +479,18 @@ def test_output_waits_for_a_client_that_does_not_acknowledge(emulator: Emulator)
 
 def test_real_pacing_is_a_message_each_millisecond() -> None:
     async def scenario() -> None:
+        began: list[float] = []
+
         async def send_half_a_second(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            began.append(time.monotonic())
             writer.write(bytes(500 * 1024))
             await reader.read()
 
         with Emulator() as emulator:
             async with opened(emulator, send_half_a_second) as peer:
-                await peer.until(lambda: len(peer.output) > 0)
-                began = time.monotonic()
-                await peer.until(lambda: len(peer.output) == 500 * 1024)
-                elapsed = time.monotonic() - began
-        assert 0.4 < elapsed < 2  # a machine with other work may take longer, never less
+                await peer.until(lambda: len(peer.output) == 500 * 1024, timeout=20)
+                elapsed = time.monotonic() - began[0]
+        assert elapsed > 0.4  # a machine with other work may take longer, never less
 
     run(scenario())
 
@@ -609,7 +612,7 @@ def test_the_end_does_not_wait_for_a_client_that_does_not_read(tls: bool) -> Non
                 transport.pause_reading()
                 await asyncio.sleep(0.3)
                 began = time.monotonic()
-            assert time.monotonic() - began < 2
+            assert time.monotonic() - began < END_WITHIN
             transport.abort()
             await peer.close()
 
@@ -624,7 +627,7 @@ def test_an_emulator_that_ends_tells_its_clients_and_leaves_nothing() -> None:
             await peer.shake_hands()
             idle = start(emulator)
             began = time.monotonic()
-        assert time.monotonic() - began < 2
+        assert time.monotonic() - began < END_WITHIN
         await peer.until(lambda: peer.is_closed)
         assert peer.closed_output == ""
         await peer.close()
