@@ -31,12 +31,13 @@ WITH_PATIENCE = (
     sys.executable,
     "-c",
     "import sys\n"
+    "from ssm_proxy.cli import forward_supervisor\n"
     "from ssm_proxy.cli.main import main\n"
     "from ssm_proxy.transport import probe\n"
-    "probe.PATIENCE = 60.0\n"
+    "probe.PATIENCE = forward_supervisor.COMMAND_DRAIN_TIME = 60.0\n"
     "sys.exit(main(sys.argv[2:]))\n",
 )
-"""Runs ssm-proxy with probes that wait for an answer for as long as a slow machine takes to give it."""
+"""Runs ssm-proxy so that it waits for an answer, or for what was sent last, for as long as a slow machine takes."""
 TOLD_OF = (
     "import signal, sys, time\n"
     "signal.pthread_sigmask(signal.SIG_BLOCK, [{number}])\n"  # one that comes before it is waited for is kept
@@ -163,8 +164,8 @@ class TestCommands:
             "connection.sendall(bytes(int(sys.argv[2])))\n"
         )
         with serving(lambda connection: arrived.put(len(receive_all(connection)))) as remote:
-            done = run(user, f"0:{remote}", *python(send, "{port}", str(size)))
-            while (received := arrived.get(timeout=10)) == 0:
+            done = run(user, f"0:{remote}", *python(send, "{port}", str(size)), before=WITH_PATIENCE)
+            while (received := arrived.get(timeout=30)) == 0:
                 pass  # old agents connect once in advance
         assert (received, done.returncode) == (size, 0)
         if version != OLD_AGENT:
@@ -199,7 +200,7 @@ class TestCommands:
             assert process.stdout is not None
             assert process.stdout.readline() == "ready\n"
             process.send_signal(number)
-            assert process.communicate(timeout=10) == ("told\n", "")
+            assert process.communicate(timeout=30) == ("told\n", "")
         assert process.returncode == 128 + number
 
     def test_ctrl_c_is_for_the_command(self, user: User) -> None:
@@ -216,7 +217,7 @@ class TestCommands:
             assert process.stdout is not None
             assert process.stdout.readline() == "ready\n"
             process.send_signal(signal.SIGINT)
-            assert process.communicate(timeout=10) == ("told\n", "")
+            assert process.communicate(timeout=30) == ("told\n", "")
         assert process.returncode == 3
 
     def test_on_a_terminal_ctrl_c_reaches_it_once(self, user: User) -> None:
@@ -240,7 +241,7 @@ class TestCommands:
             assert process.stdout is not None
             assert process.stdout.readline() == "ready\n"
             _end_sessions(emulator)
-            _, errors = process.communicate(timeout=10)
+            _, errors = process.communicate(timeout=30)
         assert process.returncode in (9, PORT_ERROR)
         assert errors.startswith("ssm-proxy: error: ")
         wait_until(lambda: not user.processes(), "the command is gone")
@@ -271,7 +272,7 @@ class TestEnds:
             url = f"http://127.0.0.1:{silent.getsockname()[1]}"
             with start(user, "0:22", "--endpoint-url", url) as process, silent.accept()[0]:  # it asks, and waits
                 process.send_signal(signal.SIGINT)
-                assert process.communicate(timeout=10) == ("", "")
+                assert process.communicate(timeout=30) == ("", "")
             assert process.returncode == INTERRUPTED
 
     def test_the_service_ends_the_session(self, emulator: Emulator, user: User) -> None:
@@ -279,7 +280,7 @@ class TestEnds:
             connection.sendall(b"x")
             assert connection.recv(1) == b"x"
             _end_sessions(emulator)
-            _, errors = forward.process.communicate(timeout=10)
+            _, errors = forward.process.communicate(timeout=30)
             assert forward.process.returncode in (9, PORT_ERROR)
             assert "ssm-proxy: error: " in errors
             with contextlib.suppress(ConnectionResetError):
