@@ -18,7 +18,7 @@ from bench.processes import descendants
 
 SYSTEM_FOLDERS = ":/usr/sbin:/sbin"
 """Where sshd is found, and not on everybody's PATH."""
-_START_TIMEOUT = 10.0
+_START_TIMEOUT = 30.0
 _given_ports: set[int] = set()
 
 

@@ -312,7 +312,7 @@ def test_several_specs(emulator: Emulator, user: User) -> None:
         with forwarding(user, f"{first}:{one}", f"{second}:{two}"):
             assert len(emulator.sessions()) - before == 2
             for port, name in ((first, b"one"), (second, b"two")):
-                with socket.create_connection(("127.0.0.1", port), 10) as connection:
+                with socket.create_connection(("127.0.0.1", port), 30) as connection:
                     assert receive_all(connection) == name
 
 

@@ -33,7 +33,7 @@ def shell(user: User, *options: str) -> Iterator[Terminal]:
         opened.expect(PROMPT)
         yield opened
         opened.process.terminate()
-        opened.process.wait(10)
+        opened.process.wait(30)
 
 
 def piped(user: User, data: bytes, timeout: float = 60) -> subprocess.CompletedProcess[bytes]:
@@ -184,7 +184,7 @@ def test_a_session_that_the_service_ends(start_emulator: StartEmulator, new_user
 def test_a_window_that_is_closed(user: User, emulator: Emulator) -> None:
     with shell(user) as terminal:
         terminal.hang_up()
-        assert terminal.process.wait(10) in (9, 128 + signal.SIGHUP)
+        assert terminal.process.wait(30) in (9, 128 + signal.SIGHUP)
     wait_until(lambda: not open_sessions(emulator), "the session is over")
 
 

@@ -103,7 +103,7 @@ def sessions_end(emulator: Emulator, count: int = 1) -> None:
 
 
 def received(port: int) -> bytes:
-    with socket.create_connection(("127.0.0.1", port), 10) as connection:
+    with socket.create_connection(("127.0.0.1", port), 30) as connection:
         data = b""
         while piece := connection.recv(4096):
             data += piece
@@ -259,7 +259,7 @@ def test_connections_live_on_while_the_websocket_is_cut(page_emulator: Emulator,
         command = ["ssm-proxy", "start-session", "--target", EMBEDDED, *port_arguments(local, remote)]
         with running(page_user, command) as process:
             wait_for_listener(process, local)
-            with socket.create_connection(("127.0.0.1", local), 10) as connection:
+            with socket.create_connection(("127.0.0.1", local), 30) as connection:
                 for manner in ("reset", "fin", "close-1001"):
                     connection.sendall(b"before")
                     assert connection.recv(6, socket.MSG_WAITALL) == b"before"
@@ -328,7 +328,7 @@ def test_a_forwarded_port_that_times_out_was_not_refused(start_emulator: StartEm
         command = ["ssm-proxy", "start-session", "--target", EMBEDDED, *port_arguments(local, remote)]
         with running(user, command) as process:
             wait_for_listener(process, local)
-            with socket.create_connection(("127.0.0.1", local), 10) as connection:
+            with socket.create_connection(("127.0.0.1", local), 30) as connection:
                 connection.sendall(b"works")
                 assert connection.recv(5, socket.MSG_WAITALL) == b"works"
             emulator.set_faults(Faults(idle_timeout_s=0.5))  # now: there may be more than that before
@@ -345,7 +345,7 @@ def test_a_refused_connection_is_told_and_the_others_go_on(page_user: User) -> N
         wait_for_listener(process, local)
         with contextlib.suppress(ConnectionResetError):
             assert received(local) == b""
-        with serving(echo, closed), socket.create_connection(("127.0.0.1", local), 10) as connection:
+        with serving(echo, closed), socket.create_connection(("127.0.0.1", local), 30) as connection:
             connection.sendall(b"now")
             assert connection.recv(3, socket.MSG_WAITALL) == b"now"
         process.send_signal(signal.SIGINT)
