@@ -16,6 +16,7 @@ from dataclasses import replace
 import pytest
 
 from ssm_proxy.cli import copy_display
+from ssm_proxy.cli.commands import cp
 from ssm_proxy.cli.copy_display import BarDisplay, JsonDisplay, LineDisplay, file_line, make_display, size_text, summary
 from ssm_proxy.errors import CopyError
 from ssm_proxy.file_copy.values import CopyIncomplete, CopyResult, FileOutcome, FileState, Progress
@@ -322,3 +323,14 @@ def test_the_display_that_fits(as_json: bool, is_quiet: bool, kind: type, monkey
     monkeypatch.setattr("sys.stderr", Terminal() if is_quiet else io.StringIO())
     with make_display(Lines(), as_json=as_json, is_quiet=is_quiet) as display:  # type: ignore[arg-type]
         assert isinstance(display, kind)
+
+
+def test_what_many_sessions_tell_at_the_same_time_is_shown_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    shown: list[str] = []
+    notify = cp._Notices(shown.append)
+    for text in ("connection lost", "connection lost", "resumed", "connection lost"):
+        notify(text)
+    assert shown == ["connection lost", "resumed"]
+    monkeypatch.setattr(cp, "SAID_ONCE_WITHIN_S", 0.0)
+    notify("connection lost")
+    assert shown == ["connection lost", "resumed", "connection lost"]

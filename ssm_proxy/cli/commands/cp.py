@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import importlib
 import sys
+import threading
+import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, NoReturn
 
@@ -53,6 +55,8 @@ A new host key is accepted and remembered, a changed one never, unless ssh_confi
 Exit status: 0; 11 if something was not copied; 2 wrong arguments, 3 AWS configuration, 4 the target,
 5 the API refused, 6 network, 9 a session ended, 10 the port, 12 SSH: host key or login; 130 after Ctrl-C.
 """
+
+SAID_ONCE_WITHIN_S = 10.0
 
 
 class _Stopped(BaseException):
@@ -138,13 +142,35 @@ def _copy(
         around.stderr, as_json=as_json, is_quiet=quiet, output=streams[1], is_ending=is_ending
     ) as display:
         sources, destination, show = arguments.sources, arguments.destination, display.show
-        access = _access(arguments, display.notify)
+        access = _access(arguments, _Notices(display.notify))
         try:
             result = copy_with(sources, destination, options, access, show, streams=streams)
         except SsmProxyError as error:
             display.failed(error)
             raise
         display.done(result)
+
+
+class _Notices:
+    """Shows what many sessions tell at the same time once: that their connection was lost, for one.
+
+    Args:
+        notify: shows a line.
+    """
+
+    def __init__(self, notify: Callable[[str], None]) -> None:
+        self._notify = notify
+        self._lock = threading.Lock()
+        self._told_at: dict[str, float] = {}
+
+    def __call__(self, text: str) -> None:
+        with self._lock:
+            now = time.monotonic()
+            self._told_at = {each: at for each, at in self._told_at.items() if now - at < SAID_ONCE_WITHIN_S}
+            if text in self._told_at:
+                return
+            self._told_at[text] = now
+        self._notify(text)
 
 
 def _import_paramiko() -> None:
