@@ -25,6 +25,7 @@ class Connection(socket.socket):
       `ssm_proxy.SsmProxyError`, where a plain socket would give ``b""``. Sending to it raises that error too.
     - ``close`` ends the session, and waits for that for some seconds at most. What was sent before gets 5 s to arrive;
       as with any socket, only an answer proves that it did. It is harmless if repeated, and raises nothing.
+    - ``abort`` ends the session at once, and does not wait for what was sent.
     - ``shutdown(SHUT_WR)``: the protocol cannot tell the node that nothing more will come. Output still comes, until
       the node's program closes its side; if it is silent for 10 s instead, the session ends with a `TransportTimeout`,
       because what came may not be all.
@@ -131,6 +132,19 @@ class Connection(socket.socket):
         return other
 
     # --- the end ----------------------------------------------------------------------------------------------------
+
+    def abort(self) -> None:
+        """End the session now, also for those who have a `dup` of it, and close. Raises nothing.
+
+        What was sent before and has not arrived never does. It may still take some seconds where the service cannot be
+        told that the session is over. Other threads may send and receive meanwhile.
+        """
+        session = self._session if self._session is not None and self._session.is_ours else None
+        if session is not None:
+            session.stop()
+        self.close()
+        if session is not None:
+            session.end()  # somebody else may have closed it, and be waiting for that
 
     def __exit__(self, *raised: Any) -> None:
         was_taken_over = self.fileno() < 0 and not self._is_ended

@@ -148,7 +148,7 @@ class SessionThread(threading.Thread):
         """Wait for the end of a session whose local side has ended; after a while end it all the same. Bounded."""
         if not self.is_ours or threading.current_thread() is self:
             return
-        if not self.wait_over(CLOSE_TIMEOUT):
+        if self._stopped_at is not None or not self.wait_over(CLOSE_TIMEOUT):
             self.stop()
             self.wait_over(STOP_TIMEOUT)
         self.join(STOP_TIMEOUT)

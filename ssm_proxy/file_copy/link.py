@@ -39,6 +39,7 @@ class Link:
         board: what there is to do.
         context: shared by all links.
         most_under_way: bytes.
+        opened: called from the thread when the node's SFTP has answered.
         ended: called from the thread at the end, with the error if there is one.
     """
 
@@ -49,6 +50,7 @@ class Link:
         context: Context,
         *,
         most_under_way: int,
+        opened: Callable[[], None],
         ended: Callable[[Link, SsmProxyError | None], None],
     ) -> None:
         transport = client.get_transport()
@@ -58,6 +60,7 @@ class Link:
         self._board = board
         self._context = context
         self._most_under_way = most_under_way
+        self._opened = opened
         self._ended = ended
         self._is_stopped = False
         self._sftp: SftpConnection | None = None
@@ -69,12 +72,15 @@ class Link:
         self._rate = 0.0
         self._done_bytes = 0
         self._rated_at = time.monotonic()
+        self.is_open = False
+        """Whether the node's SFTP has answered."""
         self.has_delivered = False
         """Whether it has brought any work to its end."""
         self.heard_at = time.monotonic()
         """When the node last said something or took something, or there was nothing to hear."""
         self.answered_at = time.monotonic()
         """When it last said something."""
+        self.is_being_cut = False
         self._is_probed = False
         self._turned_at = time.monotonic()
         self._is_exchanging = False
@@ -95,10 +101,6 @@ class Link:
 
     def join(self, timeout: float) -> None:
         self._thread.join(timeout)
-
-    def cut(self) -> None:
-        """Close the connection: it stands still while others do not."""
-        self.client.close()
 
     def probe(self) -> None:
         """Ask the node for anything as soon as there is nothing else to do; ``answered_at`` tells of its answer."""
@@ -139,6 +141,8 @@ class Link:
 
     def _serve(self) -> None:
         channel, self._sftp = open_sftp(self.transport)
+        self.is_open = True
+        self._opened()
         while not self._is_stopped and not self._board.is_cancelled:
             now = time.monotonic()
             if now - self._turned_at > BUSY_S:

@@ -35,12 +35,16 @@ TRY_AGAIN_AFTER_S = 60.0
 ANOTHER_AFTER_S = 5.0
 """While none works and the one that is being opened says nothing: an agent tells of a refused port after 60 s."""
 NONE_IS_TOLD_AFTER_S = 3.0
+SILENCE_IS_TOLD_AFTER_S = 15.0
+"""While links work, and the node says nothing on any of them."""
 STANDS_STILL_S = 30.0
 """A link that waits so long for an answer, while others get theirs, is replaced."""
 ALIVE_WITHIN_S = 10.0
 NOTHING_MOVES_S = 20 * 60.0
 """No link hears anything: longer than a session is resumed for."""
 JOIN_S = 5.0
+CUT_S = 5.0
+"""More than a session takes that is ended without regard to what is on its way."""
 MEASURED_OVER_S = 0.3
 BUSY_SHARE = 0.5
 """Of a processor. Python's threads share one: if one link takes half of it, several are no faster."""
@@ -61,6 +65,10 @@ class Opener(Protocol):
 
     def give_up(self) -> None:
         """Have what is being opened fail soon."""
+        ...
+
+    def cut(self, client: paramiko.SSHClient) -> None:
+        """End a client's connection without regard to what is on its way; harmless for one that has ended."""
         ...
 
 
@@ -88,9 +96,11 @@ class Pool:
         self._useless = 0  # that ended before they had brought anything, in a row
         self._error: SsmProxyError | None = None
         self._openers: list[threading.Thread] = []
+        self._cutters: list[threading.Thread] = []
         self._next_at = 0.0
         self._began_opening_at = 0.0
-        self._worked_at: float | None = time.monotonic()  # None: that none does was told
+        self._worked_at = time.monotonic()
+        self._is_told = False  # that it does not go on
         self._has_told_fewer = False
         self._measured: tuple[float, float] | None = None  # when, and how much time of processors was used until then
         self.saves_processor = False
@@ -117,7 +127,11 @@ class Pool:
     @property
     def working(self) -> int:
         with self._lock:
-            return len(self._links)
+            return len(self._working())
+
+    def _working(self) -> list[Link]:
+        """Give the links whose SFTP has answered. The lock is held."""
+        return [link for link in self._links if link.is_open]
 
     def transport(self) -> paramiko.Transport | None:
         """Give the connection of some link, to open a channel on; None if there is none just now."""
@@ -132,11 +146,13 @@ class Pool:
         """
         self._cut_what_stands_still(now)
         with self._lock:
-            working, opening, error = len(self._links), self._opening, self._error
-        self._tell_whether_any_works(now, working, error)
+            works, links, opening, error = self._working(), len(self._links), self._opening, self._error
+        working = len(works)
+        begun = opening + links - working  # not all of them have to log in yet
+        self._tell_whether_it_goes_on(now, works, error)
         if error is not None and not working:
             if max(self._failures, self._useless) >= FAILURES_IN_A_ROW or not _is_temporary(error):
-                if not opening:
+                if not begun:
                     raise error
                 return  # what is still being opened may work
         elif self._failures >= FAILURES_IN_A_ROW or (error is not None and not _is_temporary(error)):
@@ -149,11 +165,11 @@ class Pool:
         if now < self._next_at or (self.saves_processor and working and not self._has_room(now, opening)):
             return
         of_round = self._round
-        at_once = min(wanted - working, OPENED_AT_ONCE)
-        if not working:  # it is not known whether any can
-            is_silent = opening > 0 and now >= self._began_opening_at + ANOTHER_AFTER_S
-            at_once = min(opening + 1, OPENED_AT_ONCE) if is_silent else 1
-        for _ in range(at_once - opening):
+        more = min(wanted - links, OPENED_AT_ONCE) - opening
+        if not working and (error is not None or not begun):  # it is not known whether any can
+            is_silent = begun > 0 and now >= self._began_opening_at + ANOTHER_AFTER_S
+            more = (min(begun + 1, OPENED_AT_ONCE) if is_silent else 1) - begun
+        for _ in range(more):
             self._began_opening_at = now
             with self._lock:
                 self._opening += 1
@@ -161,14 +177,22 @@ class Pool:
             self._openers = [each for each in self._openers if each.is_alive()] + [opener]
             opener.start()
 
-    def _tell_whether_any_works(self, now: float, working: int, error: SsmProxyError | None) -> None:
-        if working:
-            if self._worked_at is None:
-                self._context.notice("the copy goes on")
+    def _tell_whether_it_goes_on(self, now: float, works: list[Link], error: SsmProxyError | None) -> None:
+        if works:
             self._worked_at = now
-        elif self._worked_at is not None and error is not None and now >= self._worked_at + NONE_IS_TOLD_AFTER_S:
-            self._worked_at = None
-            self._context.notice(f"no session works any more, opening another: {error.message}")
+            silent = now - max((link.heard_at for link in works if link.stands_still), default=now)
+            problem = (
+                f"nothing has come from the node for {silent:.0f} s, waiting for it or for the network"
+                if silent > SILENCE_IS_TOLD_AFTER_S
+                else None
+            )
+        elif error is None or now < self._worked_at + NONE_IS_TOLD_AFTER_S:
+            return
+        else:
+            problem = f"no session works any more, opening another: {error.message}"
+        if self._is_told != (problem is not None):
+            self._is_told = problem is not None
+            self._context.notice(problem or "the copy goes on")
 
     def _has_room(self, now: float, opening: int) -> bool:
         """Whether the links, without the opening of others, have lately left most of a processor to this program."""
@@ -190,9 +214,22 @@ class Pool:
         until = time.monotonic() + JOIN_S
         for link in links:
             link.join(max(0.0, until - time.monotonic()))
-            link.cut()  # harmless for one that has ended
+        for link in links:
+            self._cut(link)
         for opener in self._openers:
             opener.join(max(0.0, until - time.monotonic()))
+        until = time.monotonic() + CUT_S
+        for cutter in self._cutters:
+            cutter.join(max(0.0, until - time.monotonic()))
+
+    def _cut(self, link: Link) -> None:
+        """End a link that hears nothing, in a thread: even that may take seconds."""
+        if link.is_being_cut:
+            return
+        link.is_being_cut = True
+        cutter = threading.Thread(target=self._opener.cut, args=(link.client,), name="ssm-proxy copy end", daemon=True)
+        self._cutters = [each for each in self._cutters if each.is_alive()] + [cutter]
+        cutter.start()
 
     def _cut_what_stands_still(self, now: float) -> None:
         with self._lock:
@@ -206,7 +243,7 @@ class Pool:
                 continue
             if now - answered < ALIVE_WITHIN_S:
                 logger.info("a session stands still for %.0f s and is replaced", silent)
-                link.cut()
+                self._cut(link)
             elif silent > NOTHING_MOVES_S:
                 raise TransportTimeout(
                     "the node answers nothing any more",
@@ -233,9 +270,6 @@ class Pool:
             self._opening -= 1
             if error is not None:
                 self._failed(error, of_round)
-            else:
-                self._failures = 0
-                self._error = None
         if client is not None:
             self._begin(client, of_round)
         self._board.wake()
@@ -246,16 +280,23 @@ class Pool:
             self._board,
             self._context,
             most_under_way=share_under_way(self._most),
+            opened=self._opened,
             ended=lambda link, error: self._ended(link, error, of_round),
         )
         with self._lock:
             is_wanted = not self._is_closed and len(self._links) < self._most
             if is_wanted:
                 self._links.append(link)
-                self.most_at_once = max(self.most_at_once, len(self._links))
                 link.start()  # before ``close`` can see it, and join it
         if not is_wanted:
             client.close()  # without the lock: it waits for the end of the session
+
+    def _opened(self) -> None:
+        with self._lock:
+            self._failures = 0
+            self._error = None
+            self.most_at_once = max(self.most_at_once, len(self._working()))
+        self._board.wake()
 
     def _ended(self, link: Link, error: SsmProxyError | None, of_round: int) -> None:
         with self._lock:

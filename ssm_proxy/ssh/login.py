@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 from collections.abc import Callable
 from typing import TYPE_CHECKING
+from weakref import WeakKeyDictionary
 
 if TYPE_CHECKING:
     from paramiko import SSHClient
@@ -21,7 +22,8 @@ class Login:
 
     Args:
         settings: of the host.
-        dial: gives a socket that is connected to its sshd. What the socket has as ``error`` in the end is why it ended.
+        dial: gives a socket that is connected to its sshd. What the socket has as ``error`` in the end is why it ended,
+            and ``abort``, if it has that, ends it without regard to what is on its way.
         give_up: has calls of ``dial`` that are under way fail soon, and later ones at once.
         prompter: asked for what is missing; None: nobody is.
         password: of the account, or of the keys.
@@ -51,6 +53,7 @@ class Login:
         self._authenticator = Authenticator(settings, prompter=asked, password=password)
         self._host_keys = HostKeyCheck(settings, asked, notify)
         self._timeout = timeout
+        self._connections: WeakKeyDictionary[SSHClient, socket.socket] = WeakKeyDictionary()
 
     def __enter__(self) -> Login:
         return self
@@ -67,7 +70,7 @@ class Login:
         from ssm_proxy.ssh.client import open_client
 
         connection = self._dial()
-        return open_client(
+        client = open_client(
             connection,
             self._settings,
             self._authenticator,
@@ -75,6 +78,14 @@ class Login:
             timeout=self._timeout,
             why_ended=lambda: getattr(connection, "error", None),
         )
+        self._connections[client] = connection
+        return client
+
+    def cut(self, client: SSHClient) -> None:
+        """End a client's connection now, and do not wait for what is on its way."""
+        connection = self._connections[client]  # a client that is closed, or is being closed, has forgotten it
+        getattr(connection, "abort", connection.close)()
+        client.close()
 
     def give_up(self) -> None:
         """Have no more connections made: those that wait for their session fail soon."""

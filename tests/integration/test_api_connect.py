@@ -225,6 +225,35 @@ def test_one_that_is_dropped_ends_its_session(service: Emulator) -> None:
         wait_until(lambda: not open_sessions(service), "the session is over")
 
 
+@pytest.fixture
+def lost(own_service: Emulator, monkeypatch: pytest.MonkeyPatch) -> Iterator[Connection]:
+    """A connection with something under way that never arrives; to close it takes for ever."""
+    monkeypatch.setattr("ssm_proxy.api.session_thread.CLOSE_TIMEOUT", 3600.0)
+    monkeypatch.setattr("ssm_proxy.transport.socket_stream.LEAVE_TIME", 3600.0)
+    with serving(echo) as port, connect(port) as connection:
+        assert exchange(connection, b"there") == b"there"
+        own_service.set_faults(Faults(lose=1.0))
+        connection.sendall(b"never arrives")
+        yield connection
+
+
+def test_abort_does_not_wait_for_what_was_sent(lost: Connection, own_service: Emulator) -> None:
+    with lost.dup():
+        lost.abort()
+        assert open_sessions(own_service) == []
+        lost.abort()  # harmless
+
+
+def test_abort_ends_also_what_somebody_waits_for_who_closes_it(lost: Connection, own_service: Emulator) -> None:
+    closing = threading.Thread(target=lost.close)
+    closing.start()
+    wait_until(lambda: lost.fileno() < 0, "it is closed")
+    lost.abort()
+    closing.join(WITHIN)
+    assert not closing.is_alive()
+    assert open_sessions(own_service) == []
+
+
 def drop(connection: Connection) -> None:
     """Forget the only reference."""
     del connection

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Sequence
@@ -9,12 +10,16 @@ from pathlib import Path
 
 import pytest
 from copies import Copier, Interrupted, parts, tree, when_cancelled
+from nodes import MIB, REAL, MakeUser, StartEmulator, open_sessions, wait_until
 
+from ssm_proxy.api import session_thread
 from ssm_proxy.api.copying import Progress
-from ssm_proxy.file_copy import link
+from ssm_proxy.emulator import Faults
+from ssm_proxy.file_copy import link, pool
 from ssm_proxy.file_copy.checksums import Shell, node_files
 from ssm_proxy.file_copy.context import Context
 from ssm_proxy.file_copy.values import FileOutcome
+from ssm_proxy.transport import socket_stream
 
 pytestmark = pytest.mark.integration
 COUNT = 30
@@ -63,6 +68,41 @@ def test_a_progress_callback_that_fails_at_the_very_end(real: Copier, here: Path
     with pytest.raises(Interrupted):
         real.copy(f"{here}/.", real.remote(tmp_path / "there"), recursive=True, progress=fail)
     assert tree(tmp_path / "there") == tree(here)
+
+
+@pytest.mark.parametrize("is_upload", [True, False], ids=["up", "down"])
+def test_interrupted_while_the_node_takes_nothing_and_says_nothing(
+    start_emulator: StartEmulator,
+    new_user: MakeUser,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    is_upload: bool,
+) -> None:
+    """What is on its way has no chance then, and no session is waited for longer than others."""
+    for_ever = 3600.0
+    monkeypatch.setattr(session_thread, "CLOSE_TIMEOUT", for_ever)
+    monkeypatch.setattr(socket_stream, "LEAVE_TIME", for_ever)
+    monkeypatch.setattr(pool, "JOIN_S", 0.5)
+    monkeypatch.setattr(pool, "SILENCE_IS_TOLD_AFTER_S", 1.0)
+    emulator = start_emulator()
+    copier = Copier(user=new_user(emulator, REAL), emulator=emulator)
+    source, target = tmp_path / "here", tmp_path / "there"
+    source.write_bytes(b"")
+    os.truncate(source, 512 * MIB)
+    notices = []
+
+    def interrupt(progress: Progress) -> None:
+        if progress.notice is not None:
+            notices.append(progress.notice)
+            raise Interrupted
+        if progress.sessions == 4 and progress.done_bytes > 0:
+            emulator.set_faults(Faults(lose=1.0))
+
+    way = (source, copier.remote(target)) if is_upload else (copier.remote(source), target)
+    with pytest.raises(Interrupted):
+        copier.copy(*way, sessions=4, progress=interrupt)
+    assert notices[0].startswith("nothing has come from the node for ")
+    wait_until(lambda: not open_sessions(emulator), "all sessions have ended")
 
 
 @pytest.mark.parametrize("is_upload", [True, False], ids=["up", "down"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from queue import SimpleQueue
 from types import SimpleNamespace
 from typing import Any
 
@@ -22,6 +23,7 @@ from ssm_proxy.file_copy.pool import (
     MEASURED_OVER_S,
     NOTHING_MOVES_S,
     OPENED_AT_ONCE,
+    SILENCE_IS_TOLD_AFTER_S,
     STANDS_STILL_S,
     Pool,
 )
@@ -49,14 +51,23 @@ class Large:
 class FakeLink:
     """What the pool has to do with of a link."""
 
-    def __init__(self, client: Any, *_: Any, ended: Callable[[Any, SsmProxyError | None], None], **__: Any) -> None:
+    def __init__(
+        self,
+        client: Any,
+        *_: Any,
+        opened: Callable[[], None],
+        ended: Callable[[Any, SsmProxyError | None], None],
+        **__: Any,
+    ) -> None:
         self.client = client
+        self.opened = opened
         self.ended = ended
+        self.is_open = False
         self.has_delivered = True
         self.heard_at = self.answered_at = time.monotonic()
         self.stands_still = True
-        self.is_cut = False
         self.is_probed = False
+        self.is_being_cut = False
         self.was_seen = False
 
     def start(self) -> None:
@@ -65,8 +76,16 @@ class FakeLink:
     def probe(self) -> None:
         self.is_probed = True
 
-    def cut(self) -> None:
-        self.is_cut = True
+    def open(self) -> None:
+        """Have the node's SFTP answer."""
+        self.is_open = True
+        self.opened()
+
+    def stop(self) -> None:
+        """Take note of nothing."""
+
+    def join(self, timeout: float) -> None:
+        """Go on for ever."""
 
 
 class Rig:
@@ -79,7 +98,11 @@ class Rig:
         self.attempts = 0
         self.may_open = threading.Event()
         self.may_open.set()
+        self.has_sftp = True  # which answers
         self.closed: list[bool] = []  # whether the pool was locked meanwhile
+        self.cuts: SimpleQueue[Any] = SimpleQueue()  # clients
+        self.may_cut = threading.Event()
+        self.may_cut.set()
         self.context = Context(CopyOptions(), is_striped=True)
         self.pool = Pool(self, self.board, self.context, most=8)
 
@@ -95,6 +118,15 @@ class Rig:
         lock = self.pool._lock
         return SimpleNamespace(_lock=lock, close=lambda: self.closed.append(lock.locked()))
 
+    def cut(self, client: Any) -> None:
+        self.cuts.put(client)
+        assert self.may_cut.wait(GIVEN_UP_WITHIN)
+
+    def open_sftp(self) -> None:
+        for link in self.links:
+            if self.has_sftp and not link.is_open:
+                link.open()
+
     @property
     def links(self) -> list[Any]:
         return list(self.pool._links)
@@ -106,6 +138,7 @@ class Rig:
     def wait_for_openers(self) -> None:
         for opener in self.pool._openers:
             opener.join(GIVEN_UP_WITHIN)
+        self.open_sftp()
 
 
 @pytest.fixture
@@ -113,6 +146,7 @@ def rig(monkeypatch: pytest.MonkeyPatch) -> Rig:
     monkeypatch.setattr(module, "Link", FakeLink)
     rig = Rig()
     rig.pool.open_first()
+    rig.open_sftp()
     return rig
 
 
@@ -196,6 +230,8 @@ def test_another_is_tried_beside_one_that_says_nothing_and_a_person_is_told(rig:
     assert rig.notices == ["no session works any more, opening another: lost"]
     rig.may_open.set()
     rig.wait_for_openers()
+    for each in rig.links:
+        each.heard_at = now + ANOTHER_AFTER_S * 8
     rig.pool.manage(now + ANOTHER_AFTER_S * 8)
     assert rig.notices == ["the copy goes on"]
 
@@ -240,6 +276,7 @@ def test_there_are_never_more_links_than_allowed(rig: Rig) -> None:
 
 
 def test_a_silent_link_is_cut_when_those_answer_that_have_nothing_to_do(rig: Rig) -> None:
+    rig.pool._most = 1 + OPENED_AT_ONCE
     rig.pool.manage(time.monotonic())
     rig.wait_for_openers()
     silent, *others = rig.links
@@ -248,12 +285,13 @@ def test_a_silent_link_is_cut_when_those_answer_that_have_nothing_to_do(rig: Rig
     for idle in others:
         idle.heard_at, idle.stands_still = now, False
     rig.pool.manage(now)
-    assert not silent.is_cut, "it may be the network"
+    assert rig.cuts.empty(), "it may be the network"
     assert all(link.is_probed for link in others)
     others[0].answered_at = now + 1
     rig.pool.manage(now + 1)
-    assert silent.is_cut
-    assert not any(link.is_cut for link in others)
+    assert rig.cuts.get(timeout=GIVEN_UP_WITHIN) is silent.client
+    rig.pool.manage(now + 2)
+    assert rig.cuts.empty(), "once is enough, and the others are alive"
 
 
 def test_a_network_that_is_away_for_too_long_ends_the_copy_also_while_some_have_nothing_to_do(rig: Rig) -> None:
@@ -276,3 +314,62 @@ def test_what_is_still_being_opened_at_the_end_is_given_up(rig: Rig) -> None:
     assert openers
     rig.pool.close()
     assert not any(opener.is_alive() for opener in openers)
+
+
+def test_the_end_cuts_all_at_once_and_does_not_wait_for_those_that_stay(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "JOIN_S", 0.0)
+    monkeypatch.setattr(module, "CUT_S", 0.1)
+    rig.pool.manage(time.monotonic())
+    rig.wait_for_openers()
+    assert len(rig.links) == 1 + OPENED_AT_ONCE
+    rig.may_cut.clear()
+    try:
+        rig.pool.close()
+        clients = [link.client for link in rig.links]
+        while clients:  # all are being cut, though none is yet
+            clients.remove(rig.cuts.get(timeout=GIVEN_UP_WITHIN))
+    finally:
+        rig.may_cut.set()
+
+
+def test_a_node_whose_sftp_says_nothing_is_no_session_that_works(rig: Rig) -> None:
+    (link,) = rig.links
+    rig.has_sftp = False
+    link.ended(link, TransportClosed("lost"))
+    now = time.monotonic()
+    attempts = rig.attempts
+
+    def fail_by_and_by() -> None:
+        nonlocal now
+        for _ in range(10 * FAILURES_IN_A_ROW):
+            now += 100.0
+            rig.pool.manage(now)
+            rig.wait_for_openers()
+            assert rig.pool.working == 0
+            for each in rig.links:
+                each.has_delivered = False
+                each.ended(each, TransportTimeout("no SFTP"))
+
+    with pytest.raises(TransportTimeout, match="no SFTP"):
+        fail_by_and_by()
+    assert rig.attempts - attempts == FAILURES_IN_A_ROW
+    assert rig.notices == ["no session works any more, opening another: lost"]
+
+
+def test_a_person_is_told_when_nothing_comes_from_the_node_and_when_something_does(rig: Rig) -> None:
+    (link,) = rig.links
+    rig.pool._most = 1
+    began = link.heard_at
+    rig.pool.manage(began + SILENCE_IS_TOLD_AFTER_S - 1)
+    assert rig.notices == []
+    for later in (1, 2, 3):
+        rig.pool.manage(began + SILENCE_IS_TOLD_AFTER_S + later)
+    assert rig.notices == ["nothing has come from the node for 16 s, waiting for it or for the network"]
+    link.heard_at += 20
+    rig.pool.manage(began + 21)
+    assert rig.notices == ["the copy goes on"]
+    link.stands_still = False  # it has nothing to do, or the node has
+    rig.pool.manage(began + 100)
+    assert rig.notices == []
