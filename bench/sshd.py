@@ -9,8 +9,9 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from bench.processes import descendants
 
 SYSTEM_FOLDERS = ":/usr/sbin:/sbin"
 """Where sshd is found, and not on everybody's PATH."""
-_START_TIMEOUT = 30.0
+_START_TIMEOUT = 60.0
 _given_ports: set[int] = set()
 
 
@@ -50,6 +51,21 @@ def free_port() -> int:
                 _given_ports.add(port)
                 return port
     raise RuntimeError(f"no port of {ports} is free")
+
+
+@contextlib.contextmanager
+def reserved_port() -> Iterator[int]:
+    """Give a port that no other program is given meanwhile, while many take any free one.
+
+    Connections to it are refused, unless somebody listens who names it and sets SO_REUSEADDR, as servers do.
+    """
+    with socket.socket() as holder:
+        holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        holder.bind(("127.0.0.1", 0))
+        port: int = holder.getsockname()[1]
+        if sys.platform != "linux":  # there two sockets cannot have it
+            holder.close()
+        yield port
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,8 +113,9 @@ class Sshd:
         self._settings = settings
         self._log = folder / "sshd.log"
         self._process: subprocess.Popen[bytes] | None = None
-        self.port = free_port()
         self.host_key = Key.make(folder / "sshd_host_key")
+        self._stack = contextlib.ExitStack()
+        self.port = self._stack.enter_context(reserved_port())  # also while it is killed and not started again yet
 
     def __enter__(self) -> Sshd:
         if os.geteuid() == 0:
@@ -135,13 +152,14 @@ class Sshd:
         deadline = time.monotonic() + _START_TIMEOUT
         while not self._answers():
             if time.monotonic() > deadline or self._process.poll() is not None:
-                self.kill()
+                self.__exit__()
                 raise RuntimeError(f"sshd does not start: {self._log.read_text()}")
             time.sleep(0.02)
         return self
 
     def __exit__(self, *_: object) -> None:
         self.kill()
+        self._stack.close()
 
     def kill(self) -> None:
         """End the server and what it started for its connections, without a word."""

@@ -25,6 +25,7 @@ import pytest
 from bench.processes import all_pids, cpu_seconds, is_running, peak_bytes
 from bench.sshd import SYSTEM_FOLDERS, Key, Sshd, find_program
 from bench.sshd import free_port as free_port
+from bench.sshd import reserved_port as reserved_port
 from ssm_proxy.emulator import Emulator, Faults
 
 EMBEDDED = "i-0123456789abcdef0"

@@ -13,7 +13,7 @@ from typing import TypeVar
 
 import pytest
 from forwards import echo, receive_exactly, serving
-from nodes import EMBEDDED, MIB, BecomeUser, StartEmulator, free_port, open_sessions, wait_until
+from nodes import EMBEDDED, MIB, BecomeUser, StartEmulator, open_sessions, reserved_port, wait_until
 
 import ssm_proxy
 from ssm_proxy.emulator import Emulator, Faults
@@ -307,13 +307,14 @@ def test_what_cannot_begin(service: Emulator) -> None:
 
 
 def test_a_refused_port(service: Emulator) -> None:
-    async def main() -> None:
-        reader, writer = await ssm_proxy.open_connection(EMBEDDED, port=free_port())
+    async def main(port: int) -> None:
+        reader, writer = await ssm_proxy.open_connection(EMBEDDED, port=port)
         with pytest.raises(ssm_proxy.RemotePortRefused):
             await reader.read(1)
         writer.close()
 
-    asyncio.run(main())
+    with reserved_port() as port:
+        asyncio.run(main(port))
 
 
 def test_a_task_that_is_cancelled_leaves_no_session(service: Emulator) -> None:

@@ -21,7 +21,7 @@ from random import Random
 import paramiko
 import pytest
 from forwards import echo, receive_all, receive_exactly, serving
-from nodes import EMBEDDED, MIB, OVER, REAL, BecomeUser, Key, StartEmulator, free_port, open_sessions, wait_until
+from nodes import EMBEDDED, MIB, OVER, REAL, BecomeUser, Key, StartEmulator, open_sessions, reserved_port, wait_until
 
 import ssm_proxy
 from ssm_proxy import Connection
@@ -355,7 +355,7 @@ def raise_other(error: type[Exception]) -> Callable[[ssl.SSLContext, Connection]
 def test_what_tls_makes_of_a_refused_port(
     service: Emulator, use: Callable[[ssl.SSLContext, Connection], None], raised: type[Exception]
 ) -> None:
-    with pytest.raises(raised) as caught, connect(free_port()) as plain:
+    with reserved_port() as port, pytest.raises(raised) as caught, connect(port) as plain:
         use(ssl.create_default_context(), plain)
     if raised is ssm_proxy.RemotePortRefused:
         assert caught.value.__context__ is not None, "what the program had seen is still told"
@@ -431,7 +431,7 @@ def test_an_end_with_a_reason_is_an_error(own_service: Emulator) -> None:
 
 
 def test_a_refused_port_shows_when_receiving(service: Emulator) -> None:
-    with connect(free_port()) as connection, pytest.raises(ssm_proxy.RemotePortRefused) as caught:
+    with reserved_port() as port, connect(port) as connection, pytest.raises(ssm_proxy.RemotePortRefused) as caught:
         connection.recv(1)
     assert "connection refused" in str(caught.value.cause)
 
@@ -466,9 +466,8 @@ def test_that_it_waited_for_its_turn_is_told(own_service: Emulator) -> None:
 
 
 def test_a_gateway_that_takes_no_connection_is_told(service: Emulator) -> None:
-    nowhere = f"ws://127.0.0.1:{free_port()}"
-    with pytest.raises(ssm_proxy.TransportTimeout, match="within 6 s") as caught:
-        ssm_proxy.connect(EMBEDDED, stream_endpoint_url=nowhere, timeout=6)
+    with reserved_port() as port, pytest.raises(ssm_proxy.TransportTimeout, match="within 6 s") as caught:
+        ssm_proxy.connect(EMBEDDED, stream_endpoint_url=f"ws://127.0.0.1:{port}", timeout=6)
     assert "refused" in str(caught.value.cause)
     assert open_sessions(service) == []
 
@@ -528,7 +527,12 @@ def test_duplicates_share_a_session(service: Emulator) -> None:
         assert exchange(other, b"it goes on") == b"it goes on"
         other.close()
         assert open_sessions(service) == []
-    with connect(free_port()) as connection, connection.dup() as other, pytest.raises(ssm_proxy.RemotePortRefused):
+    with (
+        reserved_port() as port,
+        connect(port) as connection,
+        connection.dup() as other,
+        pytest.raises(ssm_proxy.RemotePortRefused),
+    ):
         other.recv(1)
     assert open_sessions(service) == []
 

@@ -9,7 +9,7 @@ from random import Random
 
 import pytest
 from forwards import echo, receive_all, receive_exactly, serving
-from nodes import EMBEDDED, MIB, BecomeUser, StartEmulator, free_port, open_sessions, wait_until
+from nodes import EMBEDDED, MIB, BecomeUser, StartEmulator, open_sessions, reserved_port, wait_until
 
 import ssm_proxy
 from ssm_proxy.emulator import Emulator, Faults, Node
@@ -47,8 +47,11 @@ def test_a_port_while_the_block_runs(service: Emulator, host: str | None) -> Non
 
 
 def test_the_port_that_was_asked_for(service: Emulator) -> None:
-    wanted = free_port()
-    with serving(echo) as port, ssm_proxy.forward(EMBEDDED, port, local_port=wanted, bind="localhost") as address:
+    with (
+        serving(echo) as port,
+        reserved_port() as wanted,
+        ssm_proxy.forward(EMBEDDED, port, local_port=wanted, bind="localhost") as address,
+    ):
         assert address == ("127.0.0.1", wanted)
 
 
@@ -72,8 +75,7 @@ def test_a_connection_that_is_open_at_the_end_is_reset(service: Emulator) -> Non
 
 
 def test_a_refused_connection_is_reset_and_the_rest_goes_on(service: Emulator) -> None:
-    refused = free_port()
-    with ssm_proxy.forward(EMBEDDED, refused) as address:
+    with reserved_port() as refused, ssm_proxy.forward(EMBEDDED, refused) as address:
         with socket.create_connection(address, WITHIN) as connection, pytest.raises(ConnectionResetError):
             connection.recv(1)
         with serving(echo, refused):

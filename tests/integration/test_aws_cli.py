@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 from forwards import echo, receive_exactly, serving
-from nodes import EMBEDDED, MIB, MakeUser, StartEmulator, User, free_port, tool, wait_until
+from nodes import EMBEDDED, MIB, MakeUser, StartEmulator, User, reserved_port, tool, wait_until
 from terminals import PROMPT, Terminal, terminal
 
 from ssm_proxy.cli.commands.plugin import install
@@ -96,8 +96,7 @@ def test_the_token_is_in_no_argument_of_a_process(user: User) -> None:
 
 
 def test_a_forwarded_port_until_ctrl_c(user: User, emulator: Emulator) -> None:
-    port = free_port()
-    with serving(echo) as remote:
+    with serving(echo) as remote, reserved_port() as port:
         parameters = json.dumps({"portNumber": [str(remote)], "localPortNumber": [str(port)]})
         with start_on_terminal(
             user,
@@ -215,9 +214,7 @@ def test_nodes_and_their_tags(start_emulator: StartEmulator, new_user: MakeUser,
 
 
 def test_an_error_reaches_the_caller_of_the_aws_cli(user: User, emulator: Emulator) -> None:
-    with socket.socket() as unused:
-        unused.bind(("127.0.0.1", 0))  # and nobody listens there
-        port = unused.getsockname()[1]
+    with reserved_port() as port:
         done = aws(
             user,
             *("ssm", "start-session", "--target", EMBEDDED),

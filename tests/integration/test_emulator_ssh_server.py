@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from bench.sshd import reserved_port
 from ssm_proxy.emulator import Emulator
 
 NODE = "i-0123456789abcdef0"
@@ -177,9 +178,8 @@ def test_git(config: Path, tmp_path: Path, random_file: Path) -> None:
 
 
 def test_local_forwarding(config: Path) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as server, socket.create_server(("127.0.0.1", 0)) as unused:
-        target, local = server.getsockname()[1], unused.getsockname()[1]
-        unused.close()
+    with socket.create_server(("127.0.0.1", 0)) as server, reserved_port() as local:
+        target = server.getsockname()[1]
         client = subprocess.Popen(
             ["ssh", "-F", config, "-N", "-o", "ExitOnForwardFailure=yes", "-L", f"{local}:127.0.0.1:{target}", NODE]
         )

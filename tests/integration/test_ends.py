@@ -23,9 +23,9 @@ from nodes import (
     StartEmulator,
     ending,
     exchange,
-    free_port,
     open_sessions,
     quiet,
+    reserved_port,
     wait_until,
 )
 
@@ -158,8 +158,8 @@ def test_sshd_is_killed(
 
 def test_nothing_listens_on_the_port(start_emulator: StartEmulator, new_user: MakeUser) -> None:
     user = new_user(start_emulator())
-    port = free_port()
-    done = user.ssh("true", "-p", str(port))
+    with reserved_port() as port:
+        done = user.ssh("true", "-p", str(port))
     assert done.returncode == 255
     assert f"ssm-proxy: error: port {port} of {EMBEDDED} did not answer\n" in done.stderr.decode()
     assert "ssm-proxy: cause: " in done.stderr.decode()

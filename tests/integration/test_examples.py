@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 from copies import Copier, tree
 from forwards import echo, serving
-from nodes import EMBEDDED, HYBRID, MIB, MakeUser, StartEmulator, User, free_port, wait_until
+from nodes import EMBEDDED, HYBRID, MIB, MakeUser, StartEmulator, User, reserved_port, wait_until
 from terminals import terminal
 
 from ssm_proxy.emulator import Emulator, Node
@@ -92,7 +92,8 @@ def test_connect_tls(user: User, tmp_path: Path) -> None:
     with web_server() as port:
         assert run(user, "connect_tls.py", EMBEDDED, str(port)) == (0, "200 all is well\n", "")
     for ca_file in ([], [authority]):
-        status, output, errors = run(user, "connect_tls.py", EMBEDDED, str(free_port()), *ca_file)
+        with reserved_port() as port:
+            status, output, errors = run(user, "connect_tls.py", EMBEDDED, str(port), *ca_file)
         assert (status, output) == (10, "")
         assert "connection refused" in errors
         assert len(errors.splitlines()) == 1
