@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +20,17 @@ from nodes import (
     MakeUser,
     Sshd,
     StartEmulator,
+    TimeBegins,
     User,
     check_processes,
     check_sessions,
     make_user,
     tool,
+    wait_until,
 )
 
+from ssm_proxy.api import asyncio_streams, commands, session_thread
+from ssm_proxy.api.session_thread import SessionThread
 from ssm_proxy.emulator import Emulator, EmulatorOptions, Node
 
 
@@ -147,3 +151,20 @@ def become_user(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> BecomeUser:
             monkeypatch.setenv(name, value)
 
     return become
+
+
+@pytest.fixture
+def time_begins(monkeypatch: pytest.MonkeyPatch) -> TimeBegins:
+    """Have the time that a program gives a session begin when something has come true, however long that took."""
+    start = SessionThread.start
+
+    def begin_when(is_true: Callable[[SessionThread], object]) -> None:
+        def start_and_wait(self: SessionThread) -> None:
+            start(self)
+            wait_until(lambda: is_true(self), "the time begins")
+
+        monkeypatch.setattr(SessionThread, "start", start_and_wait)
+        for module in (session_thread, commands, asyncio_streams):
+            monkeypatch.setattr(module, "STOP_TIMEOUT", 60.0)  # its end tells what kept it from beginning
+
+    return begin_when

@@ -26,6 +26,7 @@ from bench.processes import all_pids, cpu_seconds, is_running, peak_bytes
 from bench.sshd import SYSTEM_FOLDERS, Key, Sshd, find_program
 from bench.sshd import free_port as free_port
 from bench.sshd import reserved_port as reserved_port
+from ssm_proxy.api.session_thread import SessionThread
 from ssm_proxy.emulator import Emulator, Faults
 
 EMBEDDED = "i-0123456789abcdef0"
@@ -49,6 +50,8 @@ MakeUser = Callable[..., "User"]
 """The fixture ``new_user``."""
 BecomeUser = Callable[[Emulator], None]
 """The fixture ``become_user``."""
+TimeBegins = Callable[[Callable[[SessionThread], object]], None]
+"""The fixture ``time_begins``."""
 
 
 def tool(name: str) -> str:

@@ -17,15 +17,29 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import paramiko
 import pytest
 from forwards import echo, receive_all, receive_exactly, serving
-from nodes import EMBEDDED, MIB, OVER, REAL, BecomeUser, Key, StartEmulator, open_sessions, reserved_port, wait_until
+from nodes import (
+    EMBEDDED,
+    MIB,
+    OVER,
+    REAL,
+    BecomeUser,
+    Key,
+    StartEmulator,
+    TimeBegins,
+    open_sessions,
+    reserved_port,
+    wait_until,
+)
 
 import ssm_proxy
 from ssm_proxy import Connection
 from ssm_proxy.api.service import Service
+from ssm_proxy.aws.start_budget import StartBudget
 from ssm_proxy.emulator import Emulator, Faults, Node
 from ssm_proxy.emulator.certificates import make_server_context
 from ssm_proxy.transport.socket_stream import SocketStream
@@ -453,27 +467,41 @@ def test_the_service_refuses(own_service: Emulator, monkeypatch: pytest.MonkeyPa
     assert own_service.sessions() == []
 
 
-def test_that_it_waited_for_its_turn_is_told(own_service: Emulator) -> None:
+def test_that_it_waited_for_its_turn_is_told(
+    own_service: Emulator, time_begins: TimeBegins, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waits = threading.Event()
+    wait = StartBudget._wait
+
+    def wait_and_tell(self: StartBudget, *arguments: Any) -> None:
+        waits.set()
+        wait(self, *arguments)
+
+    monkeypatch.setattr(StartBudget, "_wait", wait_and_tell)
+    time_begins(lambda _: waits.is_set())
     own_service.set_faults(Faults(throttle_start=-1))
     calls: list[Callable[[], object]] = [
-        lambda: ssm_proxy.connect(EMBEDDED, timeout=6),
-        lambda: asyncio.run(ssm_proxy.open_connection(EMBEDDED, timeout=6)),
+        lambda: ssm_proxy.connect(EMBEDDED, timeout=0.5),
+        lambda: asyncio.run(ssm_proxy.open_connection(EMBEDDED, timeout=0.5)),
     ]
     for call in calls:
-        with pytest.raises(ssm_proxy.Throttled, match=r"no session to port 22 of .* within 6 s") as caught:
+        waits.clear()
+        with pytest.raises(ssm_proxy.Throttled, match=r"no session to port 22 of .* within 0\.5 s") as caught:
             call()
         assert "StartSession is throttled, and this one was given up before its turn: " in str(caught.value.cause)
 
 
-def test_a_gateway_that_takes_no_connection_is_told(service: Emulator) -> None:
-    with reserved_port() as port, pytest.raises(ssm_proxy.TransportTimeout, match="within 6 s") as caught:
-        ssm_proxy.connect(EMBEDDED, stream_endpoint_url=f"ws://127.0.0.1:{port}", timeout=6)
+def test_a_gateway_that_takes_no_connection_is_told(service: Emulator, time_begins: TimeBegins) -> None:
+    time_begins(lambda thread: thread._session is not None and thread._session.trouble)
+    with reserved_port() as port, pytest.raises(ssm_proxy.TransportTimeout, match=r"within 0\.5 s") as caught:
+        ssm_proxy.connect(EMBEDDED, stream_endpoint_url=f"ws://127.0.0.1:{port}", timeout=0.5)
     assert "refused" in str(caught.value.cause)
     assert open_sessions(service) == []
 
 
-def test_it_takes_no_longer_than_it_may(own_service: Emulator) -> None:
-    own_service.set_faults(Faults(stall_agent_s=5))
+def test_it_takes_no_longer_than_it_may(own_service: Emulator, time_begins: TimeBegins) -> None:
+    time_begins(lambda _: open_sessions(own_service))
+    own_service.set_faults(Faults(stall_agent_s=60))
     with pytest.raises(ssm_proxy.TransportTimeout, match=r"no session to port 22 of i-0123456789abcdef0 within 0\.5 s"):
         ssm_proxy.connect(EMBEDDED, timeout=0.5)
     assert open_sessions(own_service) == []

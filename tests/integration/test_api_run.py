@@ -11,7 +11,7 @@ from pathlib import Path
 
 import boto3
 import pytest
-from nodes import EMBEDDED, BecomeUser, StartEmulator, open_sessions, wait_until
+from nodes import EMBEDDED, BecomeUser, StartEmulator, TimeBegins, open_sessions, wait_until
 
 import ssm_proxy
 from bench.processes import is_running
@@ -48,10 +48,11 @@ def test_from_many_threads(service: Emulator) -> None:
     assert [result.stdout for result in results] == [b"%d\n" % number for number in range(5)]
 
 
-def test_a_command_that_takes_too_long_is_ended(service: Emulator, tmp_path: Path) -> None:
+def test_a_command_that_takes_too_long_is_ended(service: Emulator, tmp_path: Path, time_begins: TimeBegins) -> None:
     place = tmp_path / "pid"
-    with pytest.raises(ssm_proxy.TransportTimeout, match="did not end within 2 s"):
-        ssm_proxy.run(EMBEDDED, ["sh", "-c", f"echo $$ >{place}; exec sleep 60"], timeout=2)
+    time_begins(lambda thread: thread.begun.done() and place.exists() and place.read_text().endswith("\n"))
+    with pytest.raises(ssm_proxy.TransportTimeout, match=r"did not end within 0\.5 s"):
+        ssm_proxy.run(EMBEDDED, ["sh", "-c", f"echo $$ >{place}; exec sleep 600"], timeout=0.5)
     assert open_sessions(service) == []
     pid = int(place.read_text())
     wait_until(lambda: not is_running(pid), "the command is ended on the node")
@@ -66,14 +67,16 @@ def test_a_session_that_ends_before_its_command(service: Emulator) -> None:
             running.result()
 
 
-def test_a_command_that_was_not_begun_in_time(service: Emulator, tmp_path: Path) -> None:
+def test_a_command_that_was_not_begun_in_time(service: Emulator, tmp_path: Path, time_begins: TimeBegins) -> None:
     place = tmp_path / "pid"
+    time_begins(lambda _: open_sessions(service))
     service.set_faults(Faults(stall_agent_s=60))
     with pytest.raises(ssm_proxy.TransportTimeout, match=r"for 'touch', which was not run, within 0\.5 s"):
         ssm_proxy.run(EMBEDDED, ["touch", place], timeout=0.5)
     service.set_faults(Faults(throttle_start=-1))
-    with pytest.raises(ssm_proxy.Throttled, match=r"for 'touch', which was not run, within 6 s") as caught:
-        ssm_proxy.run(EMBEDDED, ["touch", str(place)], timeout=6)
+    time_begins(lambda _: service.statistics()["throttled_starts"])
+    with pytest.raises(ssm_proxy.Throttled, match=r"for 'touch', which was not run, within 0\.5 s") as caught:
+        ssm_proxy.run(EMBEDDED, ["touch", str(place)], timeout=0.5)
     assert "StartSession is throttled" in str(caught.value.cause)
     assert not place.exists()
     assert open_sessions(service) == []
