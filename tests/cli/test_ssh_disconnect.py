@@ -62,8 +62,8 @@ def test_it_waits_for_ssh_to_go_and_no_longer() -> None:
     with ours:
         theirs.sendall(b"SSH-2.0-client\r\n")
         timer = threading.Timer(0.2, theirs.close)
-        timer.start()
         began = time.monotonic()
+        timer.start()
         tell_ssh(ERROR, ours.fileno(), ours.fileno())
         assert time.monotonic() - began >= 0.15
         timer.join()
