@@ -17,7 +17,7 @@ from pathlib import Path
 import asyncssh
 import pytest
 from copies import Copier, InTheMiddle, parts, tree
-from nodes import EMBEDDED, MIB, REAL, Key, MakeUser, Sshd, StartEmulator, tool
+from nodes import EMBEDDED, MIB, REAL, Key, MakeUser, Sshd, StartEmulator, tool, wait_until
 
 from ssm_proxy.api.copying import CopyIncomplete, Progress
 from ssm_proxy.emulator import Node
@@ -107,6 +107,7 @@ def test_a_small_file_that_changes_all_the_time(real: Copier, tmp_path: Path) ->
     writer = threading.Thread(target=write)
     writer.start()
     try:
+        wait_until(lambda: log.stat().st_size, "there is something to read")
         real.copy(log, real.remote(there))
         real.copy(real.remote(log), tmp_path / "back")
     finally:
