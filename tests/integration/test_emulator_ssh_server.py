@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import filecmp
 import os
 import random
@@ -14,8 +15,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from nodes import reserved_port, wait_until
 
-from bench.sshd import reserved_port
+from bench.processes import is_running
 from ssm_proxy.emulator import Emulator
 
 NODE = "i-0123456789abcdef0"
@@ -108,21 +110,13 @@ def test_a_client_that_goes_takes_its_command_along(config: Path, tmp_path: Path
     mark = tmp_path / "pid"
     client = subprocess.Popen(["ssh", "-F", config, NODE, f"echo $$ > {mark}.new; mv {mark}.new {mark}; exec sleep 60"])
     try:
-        deadline = time.monotonic() + 10
-        while not mark.exists() and time.monotonic() < deadline:
-            time.sleep(0.02)
+        wait_until(mark.exists, "the command runs")
         pid = int(mark.read_text())
         os.kill(pid, 0)
     finally:
         client.send_signal(signal.SIGKILL)
         client.wait()
-    while time.monotonic() < deadline:
-        try:
-            os.kill(pid, 0)
-        except ProcessLookupError:
-            return
-        time.sleep(0.02)
-    pytest.fail("the command outlived its client")
+    wait_until(lambda: not is_running(pid), "the command ends with its client")
 
 
 @pytest.mark.parametrize("protocol", ["-s", "-O"], ids=["sftp", "scp"])
@@ -177,6 +171,12 @@ def test_git(config: Path, tmp_path: Path, random_file: Path) -> None:
     assert filecmp.cmp(random_file, second / "file", shallow=False)
 
 
+def connected(port: int) -> socket.socket | None:
+    with contextlib.suppress(ConnectionRefusedError):
+        return socket.create_connection(("127.0.0.1", port), timeout=20)
+    return None
+
+
 def test_local_forwarding(config: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server, reserved_port() as local:
         target = server.getsockname()[1]
@@ -184,15 +184,7 @@ def test_local_forwarding(config: Path) -> None:
             ["ssh", "-F", config, "-N", "-o", "ExitOnForwardFailure=yes", "-L", f"{local}:127.0.0.1:{target}", NODE]
         )
         try:
-            deadline = time.monotonic() + 10
-            while True:
-                try:
-                    near = socket.create_connection(("127.0.0.1", local), timeout=5)
-                    break
-                except ConnectionRefusedError:
-                    assert time.monotonic() < deadline
-                    time.sleep(0.02)
-            with near:
+            with wait_until(lambda: connected(local), "ssh listens") as near:
                 far, _ = server.accept()
                 with far:
                     near.sendall(b"there")
