@@ -151,17 +151,18 @@ def test_a_fork_of_the_program_ends_no_session(user: User) -> None:
 def test_a_fork_that_leaves_a_block_ends_no_forwarding(user: User) -> None:
     program = """
     import warnings
+    from ssm_proxy.api import forwarding
     warnings.simplefilter("ignore")
+    forwarding.DRAIN_TIMEOUT = forwarding.STOP_TIMEOUT = 600  # whoever waits for what a fork does not have, hangs
     with ssm_proxy.forward(NODE, PORT) as address:
         child = os.fork()
-        began = time.monotonic()
         if child:
             assert os.wait()[1] == 0
             with socket.create_connection(address, 20) as connection:
                 connection.sendall(b"still there")
                 print(connection.recv(100).decode())
     if not child:
-        sys.exit(time.monotonic() - began > 2)
+        sys.exit()
     """
     assert run(user, program) == (0, "still there\n", "")
 
