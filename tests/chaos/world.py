@@ -32,7 +32,7 @@ from chaos import far_end
 from chaos.far_end import PIECE_BYTES, READY, pieces
 from ssm_proxy.emulator import Emulator, EmulatorOptions, Node
 
-PATIENCE_S = 120.0
+WITHIN = 120.0
 """Longer than any fault may take: a transfer that does not move for so long has failed."""
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
@@ -180,7 +180,7 @@ class Tunnel:
     def _wait(self, descriptor: int, event: int) -> None:
         with selectors.DefaultSelector() as selector:
             selector.register(descriptor, event)
-            assert selector.select(PATIENCE_S), f"nothing moved for {PATIENCE_S:.0f} s: {self.said()}"
+            assert selector.select(WITHIN), f"nothing moved for {WITHIN:.0f} s: {self.said()}"
 
 
 @dataclass

@@ -119,7 +119,7 @@ def test_only_the_command_in_use_is_loaded() -> None:
         "try: main(['proxy', '--help'])\n"
         "finally: print(*(name for name in sys.modules if '.cli.commands.' in name), file=sys.stderr)"
     )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=100)
     assert done.returncode == 0
     assert done.stderr.split() == ["ssm_proxy.cli.commands.proxy"]
 

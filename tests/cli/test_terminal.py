@@ -35,7 +35,7 @@ def test_the_echo_that_a_prompt_switched_off_is_on_again(case: str, echoes: str)
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             text=True,
-            timeout=30,
+            timeout=100,
             start_new_session=True,
             check=True,
         )
@@ -48,5 +48,5 @@ def test_the_echo_that_a_prompt_switched_off_is_on_again(case: str, echoes: str)
 def test_without_a_terminal_there_is_nothing_to_do() -> None:
     code = "from ssm_proxy.cli.terminal import TerminalGuard; TerminalGuard().restore()"
     subprocess.run(
-        [sys.executable, "-c", code], stdin=subprocess.DEVNULL, timeout=30, start_new_session=True, check=True
+        [sys.executable, "-c", code], stdin=subprocess.DEVNULL, timeout=100, start_new_session=True, check=True
     )

@@ -18,7 +18,7 @@ from typing import Any
 import boto3
 import paramiko
 import pytest
-from nodes import User, wait_until
+from nodes import WITHIN, User, wait_until
 
 from ssm_proxy.api.copying import CopyIncomplete, CopyResult, copy, copy_with
 from ssm_proxy.api.ssh import Access
@@ -84,7 +84,7 @@ class Copier:
         """Run the command; give its exit status, standard output and standard error."""
         process = self.start(*arguments, stdin=subprocess.PIPE)
         try:
-            output, errors = process.communicate(data, timeout=60)
+            output, errors = process.communicate(data, timeout=100)
         finally:
             process.kill()
         return process.returncode, output, errors.decode()
@@ -136,7 +136,7 @@ def when_cancelled() -> Iterator[Callable[[], None]]:
         is_cancelled.set()
 
     def wait() -> None:
-        assert is_cancelled.wait(20)
+        assert is_cancelled.wait(WITHIN)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Board, "cancel", cancel_and_tell)

@@ -37,7 +37,7 @@ REAL = "i-0fedcba9876543210"
 MIB = 1024 * 1024
 SSH_CONFIG = Path(__file__).resolve().parents[2] / "examples" / "ssh_config"
 OVER = ("Terminated", "Failed")
-WITHIN = 30.0
+WITHIN = 60.0
 """For what comes at once on a machine that has nothing else to do. It only bounds a failure: nobody waits so long."""
 
 _MARK = "SSM_PROXY_TEST_USER"

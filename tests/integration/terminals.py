@@ -16,6 +16,8 @@ import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from nodes import WITHIN
+
 PROMPT = rb"[$#] $"
 """What a shell shows, at the end of the screen, while it waits for a command."""
 
@@ -59,7 +61,7 @@ class Terminal:
     def type(self, keys: bytes) -> None:
         """Type, or paste, and look at the screen meanwhile: a terminal that nobody looks at takes nothing."""
         left = memoryview(keys)
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + WITHIN
         while left:
             assert time.monotonic() < deadline, f"{len(left)} keys were not taken"
             readable, writable, _ = select.select([self._leader], [self._leader], [], 0.1)
@@ -68,7 +70,7 @@ class Terminal:
             if writable:
                 left = left[os.write(self._leader, left[:512]) :]
 
-    def expect(self, pattern: bytes, within: float = 20) -> re.Match[bytes]:
+    def expect(self, pattern: bytes, within: float = WITHIN) -> re.Match[bytes]:
         """Look at the screen until it shows this; what comes behind it is for the next call."""
         deadline = time.monotonic() + within
         while not (found := re.search(pattern, self.screen, re.DOTALL)):
@@ -79,7 +81,7 @@ class Terminal:
         self.screen = self.screen[found.end() :]
         return found
 
-    def end(self, within: float = 20) -> int:
+    def end(self, within: float = WITHIN) -> int:
         """Look at the screen until the program ends; give its exit status."""
         deadline = time.monotonic() + within
         while self.process.poll() is None:

@@ -13,7 +13,7 @@ from typing import TypeVar
 
 import pytest
 from forwards import echo, receive_exactly, serving
-from nodes import EMBEDDED, MIB, BecomeUser, StartEmulator, open_sessions, reserved_port, wait_until
+from nodes import EMBEDDED, MIB, WITHIN, BecomeUser, StartEmulator, open_sessions, reserved_port, wait_until
 
 import ssm_proxy
 from ssm_proxy.emulator import Emulator, Faults
@@ -21,7 +21,7 @@ from ssm_proxy.transport.socket_stream import SocketStream
 
 pytestmark = pytest.mark.integration
 DATA = Random(6).randbytes(2 * MIB)
-WITHIN = 20.0
+WITHIN = WITHIN
 _T = TypeVar("_T")
 
 
@@ -303,7 +303,7 @@ def test_what_cannot_begin(service: Emulator) -> None:
     service.set_faults(Faults(stall_agent_s=5))
     with pytest.raises(ssm_proxy.TransportTimeout):
         asyncio.run(ssm_proxy.open_connection(EMBEDDED, timeout=0.3))
-    wait_until(lambda: not open_sessions(service), "the session is over", within=30)
+    wait_until(lambda: not open_sessions(service), "the session is over")
 
 
 def test_a_refused_port(service: Emulator) -> None:
@@ -343,7 +343,7 @@ def test_it_may_be_closed_while_no_loop_runs(service: Emulator) -> None:
             with contextlib.suppress(OSError):
                 loop.run_until_complete(asyncio.wait_for(writer.wait_closed(), WITHIN))
             let_go.set()
-        wait_until(lambda: not open_sessions(service), "the session ends", 15)
+        wait_until(lambda: not open_sessions(service), "the session ends")
     finally:
         let_go.set()
         loop.close()
@@ -360,6 +360,6 @@ def test_close_does_not_wait_for_ever_for_a_peer_that_does_not_read(service: Emu
 
     try:
         on_node(work, lambda server: let_go.wait(60) and None)
-        wait_until(lambda: not open_sessions(service), "the session ends", 15)
+        wait_until(lambda: not open_sessions(service), "the session ends")
     finally:
         let_go.set()

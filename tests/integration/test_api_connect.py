@@ -26,6 +26,7 @@ from nodes import (
     MIB,
     OVER,
     REAL,
+    WITHIN,
     BecomeUser,
     Key,
     StartEmulator,
@@ -45,7 +46,7 @@ from ssm_proxy.transport.socket_stream import SocketStream
 
 pytestmark = pytest.mark.integration
 DATA = Random(5).randbytes(3 * MIB)
-WITHIN = 20.0
+WITHIN = WITHIN
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import textwrap
 
 import pytest
 from forwards import echo, serving
-from nodes import EMBEDDED, MakeUser, User, open_sessions, wait_until
+from nodes import EMBEDDED, WITHIN, MakeUser, User, open_sessions, wait_until
 
 from ssm_proxy.emulator import Emulator
 
@@ -55,7 +55,7 @@ def run(user: User, program: str, *, tells: signal.Signals | None = None) -> tup
                 assert process.stdout is not None
                 assert process.stdout.readline() == "ready\n"
                 process.send_signal(tells)
-            output, errors = process.communicate(timeout=30)
+            output, errors = process.communicate(timeout=WITHIN)
         finally:
             process.kill()
     return process.returncode, output, errors

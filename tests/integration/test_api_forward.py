@@ -9,14 +9,14 @@ from random import Random
 
 import pytest
 from forwards import echo, receive_all, receive_exactly, serving
-from nodes import EMBEDDED, MIB, BecomeUser, StartEmulator, open_sessions, reserved_port, wait_until
+from nodes import EMBEDDED, MIB, WITHIN, BecomeUser, StartEmulator, open_sessions, reserved_port, wait_until
 
 import ssm_proxy
 from ssm_proxy.emulator import Emulator, Faults, Node
 
 pytestmark = pytest.mark.integration
 DATA = Random(7).randbytes(MIB)
-WITHIN = 20.0
+WITHIN = WITHIN
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 from forwards import echo, receive_exactly, serving
-from nodes import EMBEDDED, MIB, MakeUser, StartEmulator, User, reserved_port, tool, wait_until
+from nodes import EMBEDDED, MIB, WITHIN, MakeUser, StartEmulator, User, reserved_port, tool, wait_until
 from terminals import PROMPT, Terminal, terminal
 
 from ssm_proxy.cli.commands.plugin import install
@@ -103,7 +103,7 @@ def test_a_forwarded_port_until_ctrl_c(user: User, emulator: Emulator) -> None:
             *("ssm", "start-session", "--target", EMBEDDED),
             *("--document-name", "AWS-StartPortForwardingSession", "--parameters", parameters),
         ) as running:
-            connection = wait_until(lambda: connected(port), "the port listens", 20)
+            connection = wait_until(lambda: connected(port), "the port listens")
             with connection:
                 connection.sendall(b"through the plugin")
                 assert receive_exactly(connection, 18) == b"through the plugin"
@@ -115,8 +115,8 @@ def test_a_forwarded_port_until_ctrl_c(user: User, emulator: Emulator) -> None:
 
 def connected(port: int) -> socket.socket | None:
     with contextlib.suppress(OSError):
-        connection = socket.create_connection(("127.0.0.1", port), 10)
-        connection.settimeout(10)
+        connection = socket.create_connection(("127.0.0.1", port), WITHIN)
+        connection.settimeout(WITHIN)
         return connection
     return None
 

@@ -42,7 +42,7 @@ PACE = 0.001
 SERVICE_LOG = "ssm_proxy.emulator.service"
 
 
-def transfer(user: User, direction: str, folder: Path, timeout: float = 40) -> None:
+def transfer(user: User, direction: str, folder: Path, timeout: float = 100) -> None:
     """Copy a file with scp; it must arrive unchanged, and scp has nothing to say."""
     here, there = folder / "here", folder / "there"
     here.write_bytes(os.urandom(SIZE[direction]))
@@ -167,7 +167,7 @@ def test_resuming_finds_the_session_gone(start_emulator: StartEmulator, new_user
     user = new_user(emulator)
     with user.open("echo ready; exec cat") as process:
         emulator.drop_connections("client", "close-1000")
-        status, errors = ending(process, 10)
+        status, errors = ending(process)
     assert status == 255
     assert f"ssm-proxy: error: the session to {EMBEDDED} is over\n" in errors
     assert "ssm-proxy: cause: the service does not know it any more" in errors
@@ -177,7 +177,7 @@ def test_resuming_finds_the_session_gone(start_emulator: StartEmulator, new_user
 def test_the_service_ends_an_idle_session(start_emulator: StartEmulator, new_user: MakeUser) -> None:
     emulator = start_emulator(faults=Faults(idle_timeout_s=1.5))
     with new_user(emulator).open("echo ready; exec sleep 60") as process:
-        status, errors = ending(process, 10)
+        status, errors = ending(process)
     assert status == 255
     assert f"ssm-proxy: error: the service ended the session to {EMBEDDED}\n" in errors
     assert "timed out due to inactivity" in errors

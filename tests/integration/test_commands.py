@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from nodes import MakeUser, quiet, tool, wait_until
+from nodes import WITHIN, MakeUser, quiet, tool, wait_until
 
 pytestmark = pytest.mark.integration
 
@@ -53,11 +53,11 @@ def test_the_emulator_and_its_own_example(new_user: MakeUser, stop: signal.Signa
             announced: dict[str, Any] = json.loads(process.stdout.readline())
             environment = {**user.environment, **announced["environment"]}
             example = [*shlex.split(announced["example"]), "-F", "/dev/null", "-o", "BatchMode=yes", "echo here"]
-            done = subprocess.run(example, env=environment, capture_output=True, timeout=30, check=False)
+            done = subprocess.run(example, env=environment, capture_output=True, timeout=WITHIN, check=False)
             assert quiet(done) == b"here\n"
             process.send_signal(stop)
-            assert process.wait(5) == 0
-            assert process.communicate(timeout=5) == (b"", b"")
+            assert process.wait(WITHIN) == 0
+            assert process.communicate(timeout=WITHIN) == (b"", b"")
         finally:
             process.kill()
     wait_until(lambda: not user.processes(), "nothing is left")

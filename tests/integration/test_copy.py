@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
-from nodes import MIB, REAL, MakeUser, StartEmulator, User, quiet, tool, wait_until
+from nodes import MIB, REAL, WITHIN, MakeUser, StartEmulator, User, quiet, tool, wait_until
 
 pytestmark = pytest.mark.integration
 SIZES = (0, 1, 1023, 1024, 1025, 65536, 8 * MIB)
@@ -133,7 +133,7 @@ def test_rsync_goes_on_where_it_was_interrupted(user: User, tmp_path: Path) -> N
     )
     wait_until(lambda: [each for each in there.iterdir() if each.stat().st_size > MIB], "a part has arrived")
     interrupted.terminate()
-    interrupted.communicate(timeout=10)
+    interrupted.communicate(timeout=WITHIN)
     partial = there / file.name
     wait_until(partial.exists, "the part is kept")
     wait_until(lambda: not user.processes(), "the first one has ended")

@@ -7,7 +7,7 @@ import os
 import time
 
 import pytest
-from nodes import MIB, REAL, MakeUser, User
+from nodes import MIB, REAL, WITHIN, MakeUser, User
 
 from ssm_proxy.emulator import Emulator
 
@@ -45,7 +45,7 @@ def test_memory_stays_flat_while_the_reader_stands_still(emulator: Emulator, new
     with user.open("echo ready; exec cat /dev/zero"):
         proxy = user.proxy()
         proxy_peak, quiet_since = 0, time.monotonic()
-        deadline = quiet_since + 20
+        deadline = quiet_since + WITHIN
         # Nobody reads what ssh writes: all buffers fill, then nothing moves any more.
         while time.monotonic() < quiet_since + 1.5:
             assert time.monotonic() < deadline

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from copies import Copier, json_lines, parts, tree
-from nodes import EMBEDDED, MIB, REAL, MakeUser, Sshd, StartEmulator, open_sessions, wait_until
+from nodes import EMBEDDED, MIB, REAL, WITHIN, MakeUser, Sshd, StartEmulator, open_sessions, wait_until
 from terminals import terminal
 
 from ssm_proxy.cli.main import main
@@ -109,9 +109,9 @@ def test_a_bar_on_a_terminal_and_ctrl_c(paced: Copier, tmp_path: Path) -> None:
     environment = paced.user.environment
     with terminal(program(paced, paced.remote(here), there), environment, columns=120) as screen:
         bar = rb"here: +([3-9]\d)%\S* *\S*\| [\d.]+M/8.39M \[00:\d\d<0\d:\d\d, +[\d.]+[kM]B/s, \d sessions\]"
-        screen.expect(bar, within=60)
+        screen.expect(bar)
         screen.type(b"\x03")
-        assert screen.end(60) == 130
+        assert screen.end() == 130
         said = screen.screen.decode()
         assert "interrupted" in said
         assert "--resume" in said
@@ -122,8 +122,8 @@ def test_a_bar_on_a_terminal_and_ctrl_c(paced: Copier, tmp_path: Path) -> None:
     wait_until(lambda: not open_sessions(paced.emulator), "no session is left")
 
     with terminal(program(paced, "--resume", paced.remote(here), there), environment, columns=120) as screen:
-        screen.expect(rb"\d+ of 8388608 bytes are there already", within=60)
-        assert screen.end(60) == 0
+        screen.expect(rb"\d+ of 8388608 bytes are there already")
+        assert screen.end() == 0
         said = screen.screen.decode()
     assert re.search(r"copied 1 file, [\d.]+ MB in [\d.]+ s \([\d.]+ MB/s, \d sessions?\)", said)
     assert there.read_bytes() == here.read_bytes()
@@ -132,7 +132,7 @@ def test_a_bar_on_a_terminal_and_ctrl_c(paced: Copier, tmp_path: Path) -> None:
 
 def test_a_failure_stands_above_the_bar(real: Copier, here: Path, tmp_path: Path) -> None:
     with terminal(program(real, "-r", real.remote(here), tmp_path / "there"), real.user.environment) as screen:
-        assert screen.end(60) == 11
+        assert screen.end() == 11
         said = screen.screen.decode()
     assert re.search(r"\rssm-proxy: \S+/nothing: it is a link to nothing\r?\n", said)
     assert "small ->" not in said
@@ -140,7 +140,7 @@ def test_a_failure_stands_above_the_bar(real: Copier, here: Path, tmp_path: Path
     with terminal(
         program(real, "-q", real.remote(here / "small"), tmp_path / "small"), real.user.environment
     ) as screen:
-        assert screen.end(60) == 0
+        assert screen.end() == 0
         said = screen.screen.decode()
     assert said.startswith(f"{here}/small -> {tmp_path}/small  5 B\r")
     assert "%" not in said
@@ -193,7 +193,7 @@ def test_pipes_that_end_too_early_or_lead_nowhere(real: Copier, tmp_path: Path) 
         assert reader.stderr is not None
         assert reader.stdout.read(1000) == source.read_bytes()[:1000]
         reader.stdout.close()
-        assert reader.wait(30) == 11
+        assert reader.wait(WITHIN) == 11
         assert b"standard output cannot be written: Broken pipe" in reader.stderr.read()
     with source.open("rb") as standard_input:
         for destination, words in (
@@ -214,7 +214,7 @@ def test_pipes_that_end_too_early_or_lead_nowhere(real: Copier, tmp_path: Path) 
         writer.stdin.flush()
         wait_until(lambda: [each for each in parts(tmp_path) if each.stat().st_size >= MIB // 2], "some has arrived")
         writer.send_signal(signal.SIGINT)
-        assert writer.wait(30) == 130
+        assert writer.wait(WITHIN) == 130
     assert parts(tmp_path) == []
     assert target.read_bytes() == b"old"
 
@@ -251,9 +251,9 @@ def test_a_signal_in_a_large_upload(paced: Copier, tmp_path: Path) -> None:
 
     with paced.start(here, paced.remote(there)) as process:
         assert process.stderr is not None
-        wait_until(lambda: written() > 6 * MIB, "some has arrived", within=60)
+        wait_until(lambda: written() > 6 * MIB, "some has arrived")
         process.terminate()
-        assert process.wait(30) == 143
+        assert process.wait(WITHIN) == 143
         said = process.stderr.read().decode()
     assert there.read_bytes() == b"old"
     (part,) = parts(tmp_path)
@@ -276,10 +276,10 @@ def test_a_signal_among_many_small_files(real: Copier, tmp_path: Path, is_upload
     real.emulator.set_faults(Faults(bandwidth=100_000))  # of a session: it takes seconds
     with real.start("-r", *arguments) as process:
         assert process.stderr is not None
-        wait_until(lambda: there.exists() and count() > 20, "some have arrived", within=30)
+        wait_until(lambda: there.exists() and count() > 20, "some have arrived")
         process.send_signal(signal.SIGINT)
         said = process.stderr.read().decode()
-        status = process.wait(30)
+        status = process.wait(WITHIN)
     real.emulator.set_faults(Faults())
     assert status == 130
     assert parts(tmp_path) == []

@@ -64,7 +64,7 @@ class Copier:
         def move(context: Context, size: int) -> None:
             moved(context, size)
             if context.done_bytes > SIZE // 8:
-                wait_until(lambda: (when_begun is None or done.is_set()) and held_until(), "it may go on", 60)
+                wait_until(lambda: (when_begun is None or done.is_set()) and held_until(), "it may go on")
 
         def open_and_tell(opening: pool.Pool) -> None:
             open_first(opening)
@@ -150,7 +150,7 @@ def test_a_bad_network(make_copier: Callable[..., Copier], tmp_path: Path, fault
     copier = make_copier(faults=faults)
     copier.both_ways(tmp_path)
     # One that was just being opened at the end of the copy is given up when that has come to its end.
-    wait_until(lambda: not copier.open_sessions(), "no session is left", within=60)
+    wait_until(lambda: not copier.open_sessions(), "no session is left")
 
 
 def test_the_pace_of_the_real_agent(make_copier: Callable[..., Copier], tmp_path: Path) -> None:

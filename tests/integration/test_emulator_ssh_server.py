@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from nodes import reserved_port, wait_until
+from nodes import WITHIN, reserved_port, wait_until
 
 from bench.processes import is_running
 from ssm_proxy.emulator import Emulator
@@ -49,7 +49,7 @@ def random_file(tmp_path: Path) -> Path:
 
 
 def run(*arguments: str | Path, **more: object) -> subprocess.CompletedProcess[bytes]:
-    options = {"stdin": subprocess.DEVNULL, "timeout": 30} | more
+    options = {"stdin": subprocess.DEVNULL, "timeout": WITHIN} | more
     if "input" in more:
         options.pop("stdin")
     return subprocess.run(arguments, capture_output=True, check=False, **options)  # type: ignore[call-overload]
@@ -173,7 +173,7 @@ def test_git(config: Path, tmp_path: Path, random_file: Path) -> None:
 
 def connected(port: int) -> socket.socket | None:
     with contextlib.suppress(ConnectionRefusedError):
-        return socket.create_connection(("127.0.0.1", port), timeout=20)
+        return socket.create_connection(("127.0.0.1", port), timeout=WITHIN)
     return None
 
 

@@ -143,7 +143,7 @@ def test_forward_database_leaves_interrupts_to_the_client(user: User) -> None:
         assert opened.end() == 3
         assert b"Traceback" not in opened.screen
     with terminal([*program, "sleep", "60"], user.environment) as opened:
-        wait_until(lambda: any(each.arguments[0] == "sleep" for each in user.processes()), "the client runs", 20)
+        wait_until(lambda: any(each.arguments[0] == "sleep" for each in user.processes()), "the client runs")
         opened.type(b"\x03")
         assert opened.end() == 128 + signal.SIGINT
         assert b"Traceback" not in opened.screen

@@ -7,7 +7,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from nodes import EMBEDDED, MIB, MakeUser, StartEmulator, User, open_sessions, wait_until
+from nodes import EMBEDDED, MIB, WITHIN, MakeUser, StartEmulator, User, open_sessions, wait_until
 from terminals import terminal
 
 from bench.processes import is_running
@@ -145,7 +145,7 @@ def test_output_that_looks_like_our_own(user: User, options: list[str]) -> None:
 
 def test_a_command_that_leaves_something_running(user: User, tmp_path: Path) -> None:
     left = tmp_path / "left"
-    status, output, _ = run(user, [], "sh", "-c", f"(sleep 2; echo > '{left}') & echo here", timeout=20)
+    status, output, _ = run(user, [], "sh", "-c", f"(sleep 2; echo > '{left}') & echo here", timeout=WITHIN)
     assert (status, output) == (0, b"here\n")
     wait_until(left.exists, "it goes on")
 
@@ -159,7 +159,7 @@ def test_output_comes_while_the_command_runs_if_the_document_lets_it(user: User,
     assert process.stdout.readline() == b"out\n"
     assert process.stderr.readline() == b"err\n"
     goes_on.touch()
-    assert process.communicate(timeout=20) == (b"more\n", b"")
+    assert process.communicate(timeout=WITHIN) == (b"more\n", b"")
     assert process.returncode == 0
 
 
@@ -189,7 +189,7 @@ def test_a_command_that_the_document_does_not_run(user: User) -> None:
 )
 def test_what_cannot_work(user: User, arguments: list[str], message: bytes) -> None:
     process = start(user, *arguments)
-    output, errors = process.communicate(timeout=30)
+    output, errors = process.communicate(timeout=WITHIN)
     assert (process.returncode, output) == (255, b"")
     assert message in errors
     assert b"Traceback" not in errors
@@ -211,7 +211,7 @@ def test_the_first_ctrl_c_is_for_the_command(user: User, options: list[str], tmp
     process = start(user, *options, EMBEDDED, "sh", "-c", script)
     started_pid(pid)
     process.send_signal(signal.SIGINT)
-    assert process.communicate(timeout=20) == (b"caught\n", b"")
+    assert process.communicate(timeout=WITHIN) == (b"caught\n", b"")
     assert process.returncode == 5
 
 
@@ -220,7 +220,7 @@ def test_a_command_that_ctrl_c_ends(user: User, options: list[str], tmp_path: Pa
     process = start(user, *options, EMBEDDED, "sh", "-c", f"echo $$ > '{pid}'; exec sleep 100")
     number = started_pid(pid)
     process.send_signal(signal.SIGINT)
-    assert process.communicate(timeout=20) == (b"", b"")
+    assert process.communicate(timeout=WITHIN) == (b"", b"")
     assert process.returncode in (128 + signal.SIGINT, 128 + signal.SIGTERM)
     wait_until(lambda: not is_running(number), "the command has ended")
 
@@ -234,7 +234,7 @@ def test_the_second_ctrl_c_ends_the_session(user: User, options: list[str], tmp_
     wait_until(caught.exists, "the first one has arrived")
     assert process.poll() is None
     process.send_signal(signal.SIGINT)
-    process.communicate(timeout=20)
+    process.communicate(timeout=WITHIN)
     assert process.returncode == 128 + signal.SIGINT
     wait_until(lambda: not is_running(number), "the command has ended too")
 
@@ -247,7 +247,7 @@ def test_a_signal_ends_session_and_command(
     process = start(user, *options, EMBEDDED, "sh", "-c", f"echo $$ > '{pid}'; sleep 100; true")
     command = started_pid(pid)
     process.send_signal(number)
-    process.communicate(timeout=20)
+    process.communicate(timeout=WITHIN)
     assert process.returncode == 128 + number
     wait_until(lambda: not is_running(command), "the command has ended too")
     wait_until(lambda: not open_sessions(commanded), "the session has ended")
@@ -260,7 +260,7 @@ def test_a_reader_that_goes_away_ends_session_and_command(user: User, tmp_path: 
     assert process.stdout.read(4) == b"y\ny\n"
     process.stdout.close()
     with process:
-        assert process.wait(20) == 128 + signal.SIGPIPE
+        assert process.wait(WITHIN) == 128 + signal.SIGPIPE
     wait_until(lambda: not is_running(started_pid(pid)), "the command has ended too")
 
 
@@ -271,7 +271,7 @@ def test_a_reader_of_standard_error_that_goes_away_changes_nothing(user: User, o
     process.stderr.close()
     with process:
         assert process.stdout.read() == b"out\n"
-        assert process.wait(20) == 6
+        assert process.wait(WITHIN) == 6
 
 
 # --- with a terminal ------------------------------------------------------------------------------------------------
@@ -312,7 +312,7 @@ def test_a_command_that_says_nothing_takes_input(user: User) -> None:
         env=user.environment,
         input=b"hello\n",
         capture_output=True,
-        timeout=30,
+        timeout=WITHIN,
         check=False,
     )
     assert (done.returncode, done.stderr) == (3, b"")
@@ -327,7 +327,7 @@ def test_a_broken_connection_costs_nothing(user: User, options: list[str], comma
     process = start(user, *options, EMBEDDED, "sh", "-c", f"echo $$ > '{pid}'; sleep 1; seq 1 20000; exit 8")
     started_pid(pid)
     commanded.drop_connections("client")
-    output, errors = process.communicate(timeout=40)
+    output, errors = process.communicate(timeout=WITHIN)
     assert (process.returncode, errors) == (8, b"")
     assert output == b"".join(b"%d\n" % number for number in range(1, 20_001))
 
