@@ -298,10 +298,10 @@ def test_ctrl_c_on_a_terminal_is_a_key(user: User) -> None:
 
 
 def test_a_command_that_ctrl_c_ends_on_a_terminal(user: User) -> None:
-    with terminal(["ssm-proxy", "exec", "-t", EMBEDDED, "sleep", "100"], user.environment) as opened:
-        wait_until(lambda: opened.is_raw, "the session has the terminal")
-        opened.type(b"\r")
-        opened.expect(rb"\r\n")  # the node's echo: the session has begun
+    # Until the command runs nobody on the node is ready for the key, though its terminal takes it.
+    command = ["sh", "-c", "echo ready; exec sleep 100"]
+    with terminal(["ssm-proxy", "exec", "-t", EMBEDDED, "--", *command], user.environment) as opened:
+        opened.expect(rb"ready\r\n")
         opened.type(b"\x03")
         assert opened.end() == 128 + signal.SIGINT
 
