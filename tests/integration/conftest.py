@@ -31,7 +31,7 @@ from nodes import (
 
 from ssm_proxy.api import asyncio_streams, commands, session_thread
 from ssm_proxy.api.session_thread import SessionThread
-from ssm_proxy.emulator import Emulator, EmulatorOptions, Node
+from ssm_proxy.emulator import Emulator, EmulatorOptions, Faults, Node
 
 
 @pytest.fixture(scope="session")
@@ -69,6 +69,7 @@ def shared_emulator(key: Key, sshd: Sshd) -> Iterator[Emulator]:
 def emulator(shared_emulator: Emulator) -> Iterator[Emulator]:
     """An emulator without faults and without pauses, for all tests that leave it so. No session may be left open."""
     yield shared_emulator
+    shared_emulator.set_faults(Faults())  # not for the tests that come after
     check_sessions(shared_emulator)
 
 
