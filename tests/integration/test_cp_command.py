@@ -107,6 +107,7 @@ def test_a_bar_on_a_terminal_and_ctrl_c(paced: Copier, tmp_path: Path) -> None:
     here.write_bytes(os.urandom(8 * MIB))
     there.write_bytes(b"old")
     environment = paced.user.environment
+    paced.emulator.set_faults(Faults(bandwidth=100_000))  # of a session: it is far from over when the key is typed
     with terminal(program(paced, paced.remote(here), there), environment, columns=120) as screen:
         bar = rb"here: +([3-9]\d)%\S* *\S*\| [\d.]+M/8.39M \[00:\d\d<0\d:\d\d, +[\d.]+[kM]B/s, \d sessions\]"
         screen.expect(bar)
@@ -119,6 +120,7 @@ def test_a_bar_on_a_terminal_and_ctrl_c(paced: Copier, tmp_path: Path) -> None:
     assert there.read_bytes() == b"old"
     (part,) = parts(tmp_path)
     assert part.name in said
+    paced.emulator.set_faults(Faults())
     wait_until(lambda: not open_sessions(paced.emulator), "no session is left")
 
     with terminal(program(paced, "--resume", paced.remote(here), there), environment, columns=120) as screen:
@@ -152,7 +154,7 @@ def test_a_failure_stands_above_the_bar(real: Copier, here: Path, tmp_path: Path
 def test_pipes(real: Copier, tmp_path: Path) -> None:
     target = tmp_path / "target"
     data = os.urandom(20 * MIB)
-    real.emulator.set_faults(Faults(bandwidth=4_000_000))  # of a session, so that others have the time to join
+    real.emulator.set_faults(Faults(bandwidth=1_000_000))  # of a session, so that others have the time to join
     status, output, errors = real.run("-", real.remote(target), data=data)
     assert (status, output) == (0, b""), errors
     assert target.read_bytes() == data
@@ -249,9 +251,10 @@ def test_a_signal_in_a_large_upload(paced: Copier, tmp_path: Path) -> None:
     def written() -> int:
         return sum(each.stat().st_blocks * 512 for each in parts(tmp_path))
 
+    paced.emulator.set_faults(Faults(bandwidth=300_000))  # of a session: it takes many seconds
     with paced.start(here, paced.remote(there)) as process:
         assert process.stderr is not None
-        wait_until(lambda: written() > 6 * MIB, "some has arrived")
+        wait_until(lambda: written() > 2 * MIB, "some has arrived")
         process.terminate()
         assert process.wait(WITHIN) == 143
         said = process.stderr.read().decode()
@@ -273,14 +276,14 @@ def test_a_signal_among_many_small_files(real: Copier, tmp_path: Path, is_upload
     def count() -> int:
         return sum(1 for path in there.rglob("*") if path.is_file()) - len(parts(there))
 
-    real.emulator.set_faults(Faults(bandwidth=100_000))  # of a session: it takes seconds
+    real.emulator.set_faults(Faults(bandwidth=20_000, queue_bytes=20_000))  # of a session: it takes many seconds
     with real.start("-r", *arguments) as process:
         assert process.stderr is not None
         wait_until(lambda: there.exists() and count() > 20, "some have arrived")
         process.send_signal(signal.SIGINT)
+        real.emulator.set_faults(Faults())
         said = process.stderr.read().decode()
         status = process.wait(WITHIN)
-    real.emulator.set_faults(Faults())
     assert status == 130
     assert parts(tmp_path) == []
     done = count()
