@@ -175,8 +175,9 @@ def test_resuming_finds_the_session_gone(start_emulator: StartEmulator, new_user
 
 
 def test_the_service_ends_an_idle_session(start_emulator: StartEmulator, new_user: MakeUser) -> None:
-    emulator = start_emulator(faults=Faults(idle_timeout_s=1.5))
-    with new_user(emulator).open("echo ready; exec sleep 60") as process:
+    emulator = start_emulator()
+    with new_user(emulator).open("echo ready; exec sleep 600") as process:
+        emulator.set_faults(Faults(idle_timeout_s=0.5))  # not before: ssh's beginning may be slow
         status, errors = ending(process)
     assert status == 255
     assert f"ssm-proxy: error: the service ended the session to {EMBEDDED}\n" in errors
