@@ -130,10 +130,11 @@ FILES_BACK = """
       ansible.builtin.fetch: {src: "{{ here }}/copy", dest: "{{ back }}"}
 """
 IMPATIENT = (
-    "-o ControlMaster=auto -o ControlPersist=60 -o StrictHostKeyChecking=accept-new "
+    "-o ControlMaster=auto -o ControlPersist=600 -o StrictHostKeyChecking=accept-new "
     "-o ServerAliveInterval=3 -o ServerAliveCountMax=4"
 )
-"""As the example's ssh_args, but three minutes for a node that is silent are too long for a test."""
+"""As the example's ssh_args, but three minutes for a node that is silent are too long for a test, and one may be too
+short for what goes on at the other nodes, before there is more to do for a connection."""
 
 
 def test_ten_nodes_of_which_one_reboots_and_an_eleventh_that_is_offline(
@@ -286,14 +287,14 @@ def test_a_controller_that_is_throttled_gets_there(
     start_emulator: StartEmulator, sshd: Sshd, controller_of: MakeController
 ) -> None:
     nodes = [Node(node_id=each, ssh_address=("127.0.0.1", sshd.port)) for each in NODES]
-    emulator = start_emulator(nodes=nodes, faults=Faults(start_rate=1, start_burst=1))
+    emulator = start_emulator(nodes=nodes, faults=Faults(start_rate=1, start_burst=1, throttle_start=2))
     controller = controller_of(emulator, ",".join(NODES), ANSIBLE_STDOUT_CALLBACK="minimal")
     done = controller.run("ansible", "all", "-m", "ansible.builtin.ping", "--forks=10")
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.count('"ping": "pong"') == len(NODES)
     assert len(emulator.sessions()) == len(NODES)
     statistics = emulator.statistics()
-    assert statistics["throttled_starts"] > 0  # the first wave
+    assert statistics["throttled_starts"] > 0  # the first wave, even if it was not one
     # After that they take turns: without the budget each is refused again and again.
     assert statistics["start_calls"] < 4 * len(NODES)
 
