@@ -205,12 +205,14 @@ class Memory:
     def _run(self) -> None:
         began = time.monotonic()
         statm = Path(f"/proc/{self.process.pid}/statm")
+        is_over = False
         while True:
             with contextlib.suppress(OSError):
                 resident = int(statm.read_text().split()[1]) * _PAGE_BYTES / MIB
                 self.samples.append((round(time.monotonic() - began, 2), round(resident, 2)))
-            if self._over.wait(self.interval_s):
+            if is_over:
                 return
+            is_over = self._over.wait(self.interval_s)
 
     def summary(self) -> dict[str, float | str]:
         values = [value for _, value in self.samples]
