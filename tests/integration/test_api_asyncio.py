@@ -16,6 +16,7 @@ from forwards import echo, receive_exactly, serving
 from nodes import EMBEDDED, MIB, WITHIN, BecomeUser, StartEmulator, open_sessions, reserved_port, wait_until
 
 import ssm_proxy
+from ssm_proxy.api.session_thread import SessionThread
 from ssm_proxy.emulator import Emulator, Faults
 from ssm_proxy.transport.socket_stream import SocketStream
 
@@ -75,20 +76,30 @@ def test_half_close_and_the_end(service: Emulator) -> None:
     assert on_node(work, answer) == DATA
 
 
-def test_the_loop_goes_on_while_it_connects(service: Emulator) -> None:
-    service.set_faults(Faults(stall_agent_s=0.5))
+def test_the_loop_goes_on_while_it_connects(service: Emulator, monkeypatch: pytest.MonkeyPatch) -> None:
+    goes_on = threading.Event()
+    set_begun = SessionThread.set_begun
+
+    def begin_late(thread: SessionThread) -> None:
+        assert goes_on.wait(WITHIN)
+        set_begun(thread)
+
+    monkeypatch.setattr(SessionThread, "set_begun", begin_late)
 
     async def main(port: int) -> int:
         turns = 0
         connecting = asyncio.ensure_future(ssm_proxy.open_connection(EMBEDDED, port=port))
         while not connecting.done():
             turns += 1
+            if turns > 3:
+                goes_on.set()
             await asyncio.sleep(0.01)
         connecting.result()[1].close()
         return turns
 
     with serving(echo) as port:
         assert asyncio.run(main(port)) > 3
+    wait_until(lambda: not open_sessions(service), "closing ends the session")
 
 
 def test_many_at_once(service: Emulator) -> None:
