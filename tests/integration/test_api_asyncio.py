@@ -22,7 +22,6 @@ from ssm_proxy.transport.socket_stream import SocketStream
 
 pytestmark = pytest.mark.integration
 DATA = Random(6).randbytes(2 * MIB)
-WITHIN = WITHIN
 _T = TypeVar("_T")
 
 

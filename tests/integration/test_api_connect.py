@@ -46,7 +46,6 @@ from ssm_proxy.transport.socket_stream import SocketStream
 
 pytestmark = pytest.mark.integration
 DATA = Random(5).randbytes(3 * MIB)
-WITHIN = WITHIN
 
 
 @pytest.fixture

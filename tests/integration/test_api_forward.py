@@ -16,7 +16,6 @@ from ssm_proxy.emulator import Emulator, Faults, Node
 
 pytestmark = pytest.mark.integration
 DATA = Random(7).randbytes(MIB)
-WITHIN = WITHIN
 
 
 @pytest.fixture
