@@ -28,6 +28,9 @@ _MOST_BYTES = 64 * 1024
 """More saves little, and one answer should not take long at an agent's pace."""
 MOST_ENTRIES = 1_000_000
 """Of one folder; some hundred bytes each."""
+_FIRST_BYTES = 256
+"""Kept of what a server says before it is known to speak SFTP."""
+_SHOWN_CHARACTERS = 60
 _POSIX_RENAME = b"posix-rename@openssh.com"
 _LIMITS = b"limits@openssh.com"
 _STATVFS = b"statvfs@openssh.com"
@@ -133,6 +136,7 @@ class SftpConnection:
         self._pending: dict[int, Pending[Any]] = {}
         self._next_id = 0
         self._extensions: dict[bytes, bytes] | None = None
+        self._said_first = b""
         self._tasks: set[Task] = set()
         self._ready: deque[Task] = deque()
         self.read_bytes = _DRAFT_BYTES
@@ -158,10 +162,13 @@ class SftpConnection:
         Raises:
             MalformedMessage: it is no SFTP; the connection is of no use any more.
         """
+        if self._extensions is None:
+            self._said_first += data[: _FIRST_BYTES - len(self._said_first)]
+            if not packets.may_be_version(self._said_first):
+                cause = _told_of_text(self._said_first)
+                raise MalformedMessage("what answers is no SFTP server", cause=cause, hint=NO_SFTP_HINT)
         for kind, body in self._reader.feed(data):
             if self._extensions is None:
-                if kind != packets.VERSION_REPLY:
-                    raise MalformedMessage("what answers is no SFTP server", hint=NO_SFTP_HINT)
                 self._extensions = packets.decode_version(body)
                 continue
             request_id, reply = packets.decode_reply(kind, body)
@@ -391,6 +398,14 @@ NO_SFTP_HINT = (
     "look for lines like 'Subsystem sftp' in the node's sshd_config, and for commands in its shell's start files that "
     "print something"
 )
+
+
+def _told_of_text(said: bytes) -> str:
+    """Give for a person how what is no SFTP begins: its text, up to what no terminal should be sent."""
+    text = " ".join(said.decode("utf-8", "replace").split())
+    end = next((index for index, character in enumerate(text) if not character.isprintable()), len(text))
+    shown = text[: min(end, _SHOWN_CHARACTERS)].rstrip()
+    return f"it began with: {shown}" if shown else "something came before the first packet of SFTP"
 
 
 def _failed(reply: packets.Reply) -> Exception:

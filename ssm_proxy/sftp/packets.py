@@ -144,6 +144,16 @@ def encode_read(handle: bytes, offset: int, size: int) -> bytes:
     return encode_string(handle) + _U64.pack(offset) + _U32.pack(size)
 
 
+def may_be_version(said: bytes) -> bool:
+    """Whether what a server said first may be the beginning of a VERSION, as far as it has come.
+
+    Text is not: as the size of a packet, four letters are more than any has.
+    """
+    if len(said) < 4:
+        return True
+    return 1 <= _U32.unpack_from(said)[0] <= MAX_PACKET_BYTES and said[4:5] in (b"", bytes((VERSION_REPLY,)))
+
+
 def decode_version(body: bytes) -> dict[bytes, bytes]:
     """Give the extensions that a server's VERSION names, by name.
 

@@ -11,7 +11,7 @@ import shutil
 import subprocess
 import tempfile
 import threading
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
 import asyncssh
@@ -24,6 +24,8 @@ from ssm_proxy.emulator import Node
 
 pytestmark = pytest.mark.integration
 NOBODY = 65534
+WithSshd = Callable[..., Copier]
+"""The fixture ``with_sshd``."""
 SHORTER = "it became shorter while it was read; nothing was put in its place"
 
 
@@ -338,6 +340,42 @@ def test_a_node_without_a_shell(without_shell: Copier, tmp_path: Path, in_the_mi
     result = without_shell.copy(f"{here}/.", without_shell.remote(there), recursive=True, resume=True)
     assert tree(there) == tree(here)
     assert parts(tmp_path) == []
+
+
+@pytest.fixture
+def with_sshd(
+    start_emulator: StartEmulator, new_user: MakeUser, key: Key, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[WithSshd]:
+    """Gives somebody who copies to a node whose sshd has settings of its own."""
+    with contextlib.ExitStack() as stack:
+
+        def start(*settings: str) -> Copier:
+            server = stack.enter_context(Sshd(tmp_path_factory.mktemp("sshd"), key.public, settings))
+            emulator = start_emulator(nodes=[Node(node_id=REAL, ssh_address=("127.0.0.1", server.port))])
+            return Copier(user=new_user(emulator, REAL, sshd=server), emulator=emulator)
+
+        yield start
+
+
+@pytest.mark.parametrize(
+    ("said", "cause"),
+    [("Welcome to web-7!", "it began with: Welcome to web-7!"), ("", "something came before the first packet of SFTP")],
+)
+def test_a_node_that_prints_text_before_sftp(with_sshd: WithSshd, tmp_path: Path, said: str, cause: str) -> None:
+    server = tmp_path / "sftp-server"
+    begin = r"\0\0\0\005\002\0\0\0\003"  # the first packet of a server
+    server.write_text(f"#!/bin/sh\nprintf '{said}\\n{begin}'\nexec cat >/dev/null\n")
+    server.chmod(0o755)
+    copier = with_sshd(f"Subsystem sftp {server}")
+    for source, destination in ((server, copier.remote(tmp_path / "up")), (copier.remote(server), tmp_path / "down")):
+        status, output, errors = copier.run(source, destination)
+        assert (status, output) == (7, b"")
+        error, why, hint = errors.splitlines()[-3:]
+        assert error == "ssm-proxy: error: what answers is no SFTP server"
+        assert why == f"ssm-proxy: cause: {cause}"
+        assert hint.startswith("ssm-proxy: hint: look for lines like 'Subsystem sftp' in the node's sshd_config")
+        assert hint.endswith("print something")
+    assert {path.name for path in tmp_path.iterdir()} == {"sftp-server"}
 
 
 ESCAPED = os.fsencode(f"{tempfile.gettempdir()}/ssm-escaped-{os.getpid()}")

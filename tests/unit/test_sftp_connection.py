@@ -193,12 +193,46 @@ def test_a_server_whose_file_system_tells_nothing_has_unknown_room() -> None:
     assert (ends, found) == ([None], [None])
 
 
-@pytest.mark.parametrize(
-    "said", [b"Welcome to this machine!\r\n", packet(101, bytes(8)), packet(2, struct.pack(">I", 6)), packet(2, b"")]
-)
-def test_what_is_no_sftp_server_is_refused(said: bytes) -> None:
+@pytest.mark.parametrize("said", [packet(2, struct.pack(">I", 6)), packet(2, b"")])
+def test_a_version_that_is_not_ours_is_refused(said: bytes) -> None:
     with pytest.raises(MalformedMessage):
         SftpConnection().receive(said)
+
+
+NO_TEXT = "something came before the first packet of SFTP"
+
+
+@pytest.mark.parametrize(
+    ("said", "cause"),
+    [
+        (b"Welcome to this machine!\r\n", "it began with: Welcome to this machine!"),
+        (b"Welcome to\n\tweb-7!\n" + VERSION, "it began with: Welcome to web-7!"),
+        ("Grüß Gott\n".encode(), "it began with: Grüß Gott"),
+        (b"red: \x1b[31mred", "it began with: red:"),
+        (b"word " * 1000, "it began with: " + "word " * 11 + "word"),
+        (b"\n" + VERSION, NO_TEXT),
+        (b"\r\n" + VERSION, NO_TEXT),
+        (b"\x1b[2J" + VERSION, NO_TEXT),
+        (packet(101, bytes(8)), NO_TEXT),
+        (bytes(4), NO_TEXT),
+    ],
+    ids=repr,
+)
+@pytest.mark.parametrize("cut", [0, 1, 3])
+def test_text_before_sftp_is_called_so(said: bytes, cause: str, cut: int) -> None:
+    sftp = SftpConnection()
+    sftp.receive(said[:cut])  # too little to tell
+    with pytest.raises(MalformedMessage, match="no SFTP server") as caught:
+        sftp.receive(said[cut:])
+    assert caught.value.cause == cause
+    assert "Subsystem sftp" in (caught.value.hint or "")
+    assert "print something" in (caught.value.hint or "")
+
+
+def test_text_behind_the_first_packet_is_a_packet_that_cannot_be() -> None:
+    for sftp, said in ((opened(), b"Welcome"), (SftpConnection(), VERSION + b"Welcome")):
+        with pytest.raises(MalformedMessage, match=r"an SFTP packet of [0-9]+ bytes was announced"):
+            sftp.receive(said)
 
 
 REQUESTS: list[Callable[[SftpConnection], Pending[Any]]] = [
