@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 STEP = 0.25
 """Seconds after which whoever waits looks whether it is still to wait."""
 OPENING_TIMEOUT = 30.0
+ANSWER_TIMEOUT = 30.0
+"""How long the node's SFTP server may take to begin: sshd starts it by the account's shell."""
 COMMAND_TIMEOUT = 300.0
 """How long a command on the node may say nothing: it reads some MiB from a disk before each line."""
 ENDS_WITHIN = 0.2
@@ -74,7 +76,7 @@ def open_sftp(transport: paramiko.Transport) -> tuple[paramiko.Channel, SftpConn
 
     Raises:
         LinkLost: it cannot be started.
-        SsmProxyError: the server has no SFTP.
+        SsmProxyError: the server has no SFTP, or does not begin.
     """
     import paramiko
 
@@ -98,10 +100,14 @@ def open_sftp(transport: paramiko.Transport) -> tuple[paramiko.Channel, SftpConn
                 "the node's sshd has no SFTP", cause="it refused the subsystem", hint=NO_SFTP_HINT
             ) from error
     sftp = SftpConnection()
-    until = time.monotonic() + OPENING_TIMEOUT
+    began = time.monotonic()
     while not sftp.is_open:
-        if time.monotonic() > until:
-            raise TransportTimeout("the node's SFTP server does not answer")
+        if (waited := time.monotonic() - began) > ANSWER_TIMEOUT:
+            raise _does_not_answer(
+                f"it was started, and said nothing for {waited:.0f} s",
+                "a start-up file of its account's shell may take long, or wait for input; see what these do: "
+                "ssh USER@HOST true; sftp USER@HOST",
+            )
         try:
             move(transport, channel, sftp)
         except LinkLost as error:
@@ -110,6 +116,10 @@ def open_sftp(transport: paramiko.Transport) -> tuple[paramiko.Channel, SftpConn
             raise CopyError("the node's SFTP server ended before it said a word", hint=NO_SFTP_HINT) from error
     sftp.start(sftp.learn_limits(), _no_matter)  # until the answer comes, the draft's own limits are good
     return channel, sftp
+
+
+def _does_not_answer(cause: str, hint: str) -> TransportTimeout:
+    return TransportTimeout("the node's SFTP server does not answer", cause=cause, hint=hint)
 
 
 def _no_matter(error: BaseException | None) -> None:
@@ -210,8 +220,16 @@ def run_to_end(
     while len(ends) < len(coroutines):
         if move(transport, channel, sftp):
             heard = time.monotonic()
-        elif time.monotonic() > heard + COMMAND_TIMEOUT or not is_wanted():
-            raise LinkLost(TransportTimeout("the node's SFTP server does not answer"))
+        elif not is_wanted():
+            raise LinkLost(TransportClosed("the copy has ended"))
+        elif (waited := time.monotonic() - heard) > COMMAND_TIMEOUT:
+            raise LinkLost(
+                _does_not_answer(
+                    f"it has said nothing for {waited:.0f} s",
+                    "a file system of the node may answer nothing, as one of the network whose server is away; see "
+                    "whether this comes to its end: ssh USER@HOST ls -l FOLDER",
+                )
+            )
     for end in ends:
         if end is not None:
             raise end

@@ -7,6 +7,7 @@ import contextlib
 import dataclasses
 import io
 import os
+import re
 import shutil
 import subprocess
 import tempfile
@@ -21,6 +22,8 @@ from nodes import EMBEDDED, MIB, REAL, Key, MakeUser, Sshd, StartEmulator, tool,
 
 from ssm_proxy.api.copying import CopyIncomplete, Progress
 from ssm_proxy.emulator import Node
+from ssm_proxy.errors import TransportTimeout
+from ssm_proxy.file_copy import channel as channel_module
 
 pytestmark = pytest.mark.integration
 NOBODY = 65534
@@ -376,6 +379,21 @@ def test_a_node_that_prints_text_before_sftp(with_sshd: WithSshd, tmp_path: Path
         assert hint.startswith("ssm-proxy: hint: look for lines like 'Subsystem sftp' in the node's sshd_config")
         assert hint.endswith("print something")
     assert {path.name for path in tmp_path.iterdir()} == {"sftp-server"}
+
+
+def test_a_node_whose_sftp_server_does_not_begin(
+    with_sshd: WithSshd, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(channel_module, "ANSWER_TIMEOUT", 0.5)
+    server = tmp_path / "sftp-server"
+    server.write_text("#!/bin/sh\nwhile read -r line; do :; done\n")  # as a start-up file that waits for input
+    server.chmod(0o755)
+    copier = with_sshd(f"Subsystem sftp {server}")
+    with pytest.raises(TransportTimeout, match="the node's SFTP server does not answer") as caught:
+        copier.copy(server, copier.remote(tmp_path / "up"))
+    assert re.fullmatch(r"it was started, and said nothing for \d+ s", caught.value.cause or "")
+    assert "start-up file" in (caught.value.hint or "")
+    assert "ssh USER@HOST true" in (caught.value.hint or "")
 
 
 ESCAPED = os.fsencode(f"{tempfile.gettempdir()}/ssm-escaped-{os.getpid()}")

@@ -1,7 +1,8 @@
-"""Commands on the node by paramiko's channels: what ends early, what is refused, what is lost."""
+"""Commands and SFTP on the node by paramiko's channels: what ends early, what is refused, what is lost."""
 
 from __future__ import annotations
 
+import re
 import threading
 
 import paramiko
@@ -9,7 +10,8 @@ import pytest
 
 from ssm_proxy.errors import SsmProxyError, TransportClosed, TransportTimeout
 from ssm_proxy.file_copy import channel as channel_module
-from ssm_proxy.file_copy.channel import LinkLost, NodeShell
+from ssm_proxy.file_copy.channel import LinkLost, NodeShell, run_to_end
+from ssm_proxy.sftp.connection import SftpConnection
 
 
 class FakeChannel:
@@ -158,3 +160,40 @@ def test_a_result_that_is_not_wanted_any_more_is_not_waited_for() -> None:
     with pytest.raises(LinkLost) as lost:
         run(FakeTransport(FakeChannel([None])), is_wanted=False)
     assert isinstance(lost.value.error, SsmProxyError)
+
+
+async def nothing_comes(sftp: SftpConnection) -> bytes:
+    return await sftp.real_path(b".")
+
+
+def answered() -> SftpConnection:
+    """Give a client to which a server has said that it is there."""
+    sftp = SftpConnection()
+    sftp.data_to_send()
+    sftp.receive(b"\0\0\0\5\2\0\0\0\3")
+    return sftp
+
+
+def wait_for_nothing(*, is_wanted: bool) -> SsmProxyError:
+    sftp, channel = answered(), FakeChannel([None] * 3)
+    transport = FakeTransport(channel)
+    with pytest.raises(LinkLost) as lost:
+        run_to_end(transport, channel, sftp, [nothing_comes(sftp)], is_wanted=lambda: is_wanted)  # type: ignore[arg-type]
+    sftp.close()
+    return lost.value.error
+
+
+def test_sftp_that_says_nothing_is_told_with_what_may_be_behind_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(channel_module, "COMMAND_TIMEOUT", -1.0)
+    error = wait_for_nothing(is_wanted=True)
+    assert isinstance(error, TransportTimeout)
+    assert error.message == "the node's SFTP server does not answer"
+    assert re.fullmatch(r"it has said nothing for \d+ s", error.cause or "")
+    assert "file system" in (error.hint or "")
+
+
+def test_sftp_whose_answer_is_not_wanted_any_more_is_not_said_to_be_silent(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(channel_module, "COMMAND_TIMEOUT", -1.0)
+    error = wait_for_nothing(is_wanted=False)
+    assert isinstance(error, TransportClosed)
+    assert error.message == "the copy has ended"
