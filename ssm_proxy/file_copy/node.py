@@ -7,7 +7,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from ssm_proxy.errors import CopyError, SsmProxyError
+from ssm_proxy.errors import CopyError, SsmProxyError, TransportTimeout
 from ssm_proxy.file_copy.channel import LinkLost, open_sftp, run_to_end
 from ssm_proxy.file_copy.names import shown
 from ssm_proxy.file_copy.pool import Pool
@@ -55,6 +55,7 @@ class Node:
 
     def call_all(self, makes: Sequence[Make[_T]]) -> list[_T | SftpStatus]:
         """Run several at once; give what each gave, or the server's refusal."""
+        was_silent = False
         while True:
             transport, channel, sftp = self._connection()
             try:
@@ -62,8 +63,11 @@ class Node:
             except LinkLost as lost:
                 channel.close()  # it may be this one alone that does not answer
                 self._open = None
-                if not self._is_wanted():
+                # A connection that lives carries other answers: this one would not come the next time either.
+                is_silent = isinstance(lost.error, TransportTimeout) and transport.is_active()
+                if not self._is_wanted() or (is_silent and was_silent):
                     raise lost.error from lost
+                was_silent = is_silent
 
     def absolute(self, path: bytes) -> bytes:
         """Give a path from the root: relative ones begin in the user's home folder, as with scp.

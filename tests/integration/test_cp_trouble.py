@@ -29,6 +29,8 @@ pytestmark = pytest.mark.integration
 NOBODY = 65534
 WithSshd = Callable[..., Copier]
 """The fixture ``with_sshd``."""
+BEGIN = r"\0\0\0\005\002\0\0\0\003"
+"""The first packet of an SFTP server, as printf takes it."""
 SHORTER = "it became shorter while it was read; nothing was put in its place"
 
 
@@ -366,8 +368,7 @@ def with_sshd(
 )
 def test_a_node_that_prints_text_before_sftp(with_sshd: WithSshd, tmp_path: Path, said: str, cause: str) -> None:
     server = tmp_path / "sftp-server"
-    begin = r"\0\0\0\005\002\0\0\0\003"  # the first packet of a server
-    server.write_text(f"#!/bin/sh\nprintf '{said}\\n{begin}'\nexec cat >/dev/null\n")
+    server.write_text(f"#!/bin/sh\nprintf '{said}\\n{BEGIN}'\nexec cat >/dev/null\n")
     server.chmod(0o755)
     copier = with_sshd(f"Subsystem sftp {server}")
     for source, destination in ((server, copier.remote(tmp_path / "up")), (copier.remote(server), tmp_path / "down")):
@@ -394,6 +395,20 @@ def test_a_node_whose_sftp_server_does_not_begin(
     assert re.fullmatch(r"it was started, and said nothing for \d+ s", caught.value.cause or "")
     assert "start-up file" in (caught.value.hint or "")
     assert "ssh USER@HOST true" in (caught.value.hint or "")
+
+
+def test_a_node_whose_sftp_server_begins_and_then_says_nothing(
+    with_sshd: WithSshd, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(channel_module, "COMMAND_TIMEOUT", 0.5)
+    server = tmp_path / "sftp-server"
+    server.write_text(f"#!/bin/sh\nprintf '{BEGIN}'\nwhile read -r line; do :; done\n")
+    server.chmod(0o755)
+    copier = with_sshd(f"Subsystem sftp {server}")
+    with pytest.raises(TransportTimeout, match="the node's SFTP server does not answer") as caught:
+        copier.copy(server, copier.remote(tmp_path / "up"))
+    assert re.fullmatch(r"it has said nothing for \d+ s", caught.value.cause or "")
+    assert "a file system of the node" in (caught.value.hint or "")
 
 
 ESCAPED = os.fsencode(f"{tempfile.gettempdir()}/ssm-escaped-{os.getpid()}")
