@@ -67,8 +67,8 @@ def copy(
     anything: a key with a passphrase needs an agent, or ``password``.
 
     Args:
-        sources: paths here, or ``[USER@]TARGET:PATH`` with patterns (``*``, ``?``, ``[…]``) in the path. A path object
-            is always a path here.
+        sources: paths here, or ``[USER@]TARGET:PATH`` with patterns (``*``, ``?``, ``[…]``) in the path, where a
+            backslash takes the character behind it as it is. A path object is always a path here.
         destination: the same; a folder for several sources.
         recursive: copy folders.
         preserve: keep permissions and times.

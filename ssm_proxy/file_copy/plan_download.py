@@ -6,7 +6,6 @@ link that came with the copy, as no links are made.
 
 from __future__ import annotations
 
-import fnmatch
 import os
 import stat
 from collections.abc import Callable, Sequence
@@ -17,13 +16,13 @@ from ssm_proxy.errors import CopyError
 from ssm_proxy.file_copy.context import explain
 from ssm_proxy.file_copy.names import is_safe, join, last_name, shown
 from ssm_proxy.file_copy.node import AT_ONCE, Node
+from ssm_proxy.file_copy.patterns import SPECIAL, Pattern
 from ssm_proxy.file_copy.plan_upload import ENTERABLE, Tell
 from ssm_proxy.file_copy.regular_file import PERMISSIONS
 from ssm_proxy.file_copy.values import CopyOptions, SourceError, SourceFile
 from ssm_proxy.sftp.connection import SftpConnection, SftpStatus
 from ssm_proxy.sftp.packets import Attributes
 
-_MAGIC = frozenset(b"*?[")
 _TELLS_NOTHING = 0o644
 
 
@@ -113,7 +112,7 @@ def plan_download(
 def expand(node: Node, pattern: bytes) -> list[tuple[bytes, Attributes]]:
     """Give what a path or pattern stands for, with links followed: what is there under a name is no pattern.
 
-    So for each folder on the way, the user's home among them.
+    So for each folder on the way, the user's home among them. A backslash, too, is first taken as a part of the name.
 
     Raises:
         SourceError: it cannot be looked at, or whose ``~name`` it is in is not known.
@@ -126,12 +125,13 @@ def expand(node: Node, pattern: bytes) -> list[tuple[bytes, Attributes]]:
         raise SourceError(f"{shown(path)} cannot be looked at", text=why, cause=explain(error, "stat")) from error
     if there is not None:
         return [(path, there)]
-    if not _MAGIC & set(path):
+    if not SPECIAL & set(path):
         return []
     folders = [b"/"]
     for part in [part for part in path.split(b"/") if part]:
-        if not _MAGIC & set(part):
-            folders = [join(folder, part) for folder in folders]
+        wanted = Pattern(part)
+        if not wanted.is_magic:  # without a list of the folder, which may be allowed to nobody
+            folders = _named(node, folders, part, wanted.literal)
             continue
         matches = []
         for start in range(0, len(folders), AT_ONCE):
@@ -140,7 +140,7 @@ def expand(node: Node, pattern: bytes) -> list[tuple[bytes, Attributes]]:
                 if isinstance(entries, SftpStatus):  # not there, or no folder: so nothing in it matches
                     continue
                 names = {name for name, _ in entries if is_safe(name)}
-                chosen = [part] if part in names else sorted(name for name in names if _matches(name, part))
+                chosen = [part] if part in names else sorted(filter(wanted.matches, names))
                 matches += [join(folder, name) for name in chosen]
         folders = matches
     found = []
@@ -150,10 +150,15 @@ def expand(node: Node, pattern: bytes) -> list[tuple[bytes, Attributes]]:
     return found
 
 
-def _matches(name: bytes, pattern: bytes) -> bool:
-    if name.startswith(b".") and not pattern.startswith(b"."):
-        return False
-    return fnmatch.fnmatchcase(os.fsdecode(name), os.fsdecode(pattern))
+def _named(node: Node, folders: list[bytes], name: bytes, unquoted: bytes) -> list[bytes]:
+    """Give the path of a name in each folder: as it is written, or unquoted where nothing is there under that name."""
+    paths = [join(folder, name) for folder in folders]
+    if name == unquoted:
+        return paths
+    return [
+        join(folder, unquoted) if isinstance(found, SftpStatus) else path
+        for folder, path, found in zip(folders, paths, _behind(node, paths), strict=True)
+    ]
 
 
 def _name_of(path: bytes) -> bytes:

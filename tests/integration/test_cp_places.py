@@ -234,7 +234,8 @@ def test_somebody_elses_home(real: Copier, there: Path) -> None:
 
 def test_patterns(real: Copier, there: Path, tmp_path: Path) -> None:
     source = tmp_path / "source"
-    for name in ("a.csv", "b.csv", "c.txt", ".hidden.csv", "x/1/data", "y/1/data", "y/2/data", "[z]/data", "*", "\\a"):
+    folders = ("x/1/data", "y/1/data", "y/2/data", "[z]/data", "q*/*star696?[x]", "q*/my file", "q*/b")
+    for name in ("a.csv", "b.csv", "c.txt", ".hidden.csv", "*", "\\a", "a", "q*/\\b", *folders):
         file = source / name
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(name)
@@ -251,7 +252,11 @@ def test_patterns(real: Copier, there: Path, tmp_path: Path) -> None:
     assert found("*") == {"*"}, "what is there under that name is meant"
     assert found("?/[23]/d*") == {"y/2/data"}
     assert found("[z]/d*") == {"[z]/data"}, "a folder that is there under that name is meant"
-    assert found("\\a") == {"\\a"}
+    assert found("\\a") == found("\\\\a") == {"\\a"}, "a backslash, too, may be a part of a name"
+    assert found(r"q\*/\*star696\?\[x\]") == {"q*/*star696?[x]"}
+    assert found(r"q?/my\ f*") == {"q*/my file"}
+    assert found(r"q\*/\b") == {"q*/\\b"}
+    assert found(r"q\*/[\b]") == {"q*/b"}
     assert real.failures(real.remote(source / "*.none"), there) == {"*.none": "no such file or folder on the node"}
 
 

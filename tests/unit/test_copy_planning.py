@@ -198,6 +198,36 @@ def test_what_is_there_is_no_pattern(node: Node, home: Path) -> None:
     assert expand(node, b"ab/*") == []
 
 
+@pytest.mark.parametrize(
+    ("pattern", "found"),
+    [
+        (rb"d/\*star696\?\[x\]", ["d/*star696?[x]"]),
+        (rb"\d/\*s*", ["d/*star696?[x]"]),
+        (rb"*/my\ file", ["d/my file", "e/my file"]),
+        (rb"*/\a", ["d/a", r"e/\a"]),
+        (rb"[d-e]/\\a", [r"e/\a"]),
+        (rb"e/x\y", [r"e/x\y"]),
+        (rb"e/x[\\]y", [r"e/x\y"]),
+        (rb"d/\*no", []),
+        (rb"d/*\a", ["d/a"]),
+        (rb"d/\..", ["d/.."]),
+    ],
+)
+def test_a_backslash_takes_what_is_special_as_it_is_unless_it_is_part_of_a_name(
+    node: Node, home: Path, pattern: bytes, found: list[str]
+) -> None:
+    for name in ("d/*star696?[x]", "d/my file", "d/a", "e/my file", r"e/\a", r"e/x\y"):
+        (home / name).parent.mkdir(exist_ok=True)
+        (home / name).write_bytes(b"")
+    assert [path for path, _ in expand(node, pattern)] == [os.fsencode(home / name) for name in found]
+
+
+def test_what_is_quoted_needs_no_list_of_its_folder() -> None:
+    modes = {b"/closed": FOLDER, b"/closed/a*": FILE}
+    server = LyingServer(lambda path: [], mode=modes.get)
+    assert [path for path, _ in expand(PipeNode(Client(server)), rb"/closed/a\*")] == [b"/closed/a*"]
+
+
 def test_folders_need_to_be_asked_for(node: Node, home: Path, here: Path) -> None:
     (home / "sub").mkdir()
     (here / "sub").mkdir()

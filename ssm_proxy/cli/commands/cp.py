@@ -40,8 +40,8 @@ are cut into ranges and small ones are spread over up to 8 sessions.
 
 SRC and DST are written as for scp: [USER@]TARGET:PATH for a file on a node, relative to the home
 folder there; - is standard input or output. Patterns (*, ?, [...]) in a path on the node are for the
-node: quote them. User, keys, known hosts and so on come from ~/.ssh/config, and so do profile and
-region, if the host's ProxyCommand there is ssm-proxy proxy.
+node: quote them; \\ before a character takes it as it is. User, keys, known hosts and so on come from
+~/.ssh/config, and so do profile and region, if the host's ProxyCommand there is ssm-proxy proxy.
 """
 _EPILOG = """\
 Each file is written under another name in the same folder and renamed when it is complete: under its
