@@ -90,8 +90,9 @@ def open_sftp(transport: paramiko.Transport) -> tuple[paramiko.Channel, SftpConn
         except paramiko.ChannelException as error:
             raise CopyError(
                 "the node's sshd does not open a channel for SFTP",
-                cause=str(error),
-                hint="a copy needs two or three on each connection: see MaxSessions in the node's sshd_config",
+                cause=_why_no_channel(error),
+                hint="a copy needs two or three on each connection: set MaxSessions in the node's sshd_config to 3 or "
+                "more (10 is the default); scp needs one",
             ) from error
         except paramiko.SSHException as error:
             if has_ended(transport):
@@ -116,6 +117,15 @@ def open_sftp(transport: paramiko.Transport) -> tuple[paramiko.Channel, SftpConn
             raise CopyError("the node's SFTP server ended before it said a word", hint=NO_SFTP_HINT) from error
     sftp.start(sftp.learn_limits(), _no_matter)  # until the answer comes, the draft's own limits are good
     return channel, sftp
+
+
+def _why_no_channel(error: paramiko.ChannelException) -> str:
+    """Say why a channel was refused: OpenSSH says of one beyond its limit that the connecting failed."""
+    import paramiko
+
+    if error.code == paramiko.common.OPEN_FAILED_CONNECT_FAILED:
+        return "most likely MaxSessions allows no more on one connection"
+    return f"it says: {error.text}"
 
 
 def _does_not_answer(cause: str, hint: str) -> TransportTimeout:
@@ -248,6 +258,8 @@ class NodeShell:
         self._transport = transport
         self._is_wanted = is_wanted
         self._has_worked = False
+        self.refusal: str | None = None
+        """See ``checksums.Shell``."""
 
     def run(self, command: str, data: bytes) -> tuple[int, bytes] | None:
         """See ``checksums.Shell``.
@@ -257,10 +269,12 @@ class NodeShell:
         """
         import paramiko
 
+        self.refusal = None
         with lost_if_it_fails(self._transport):
             try:
                 channel = self._transport.open_session(timeout=OPENING_TIMEOUT)
-            except paramiko.ChannelException:
+            except paramiko.ChannelException as error:
+                self.refusal = f"the node's sshd opens no further channel for a command ({_why_no_channel(error)})"
                 return None
             with contextlib.closing(channel):
                 channel.settimeout(STEP)

@@ -49,6 +49,11 @@ _END: Final = b"ssm-proxy\n"
 class Shell(Protocol):
     """Runs a command on the node."""
 
+    @property
+    def refusal(self) -> str | None:
+        """Why the last command was not even given to the node's shell, for a person; None if it was."""
+        ...
+
     def run(self, command: str, data: bytes) -> tuple[int, bytes] | None:
         """Run a command.
 
@@ -57,7 +62,7 @@ class Shell(Protocol):
             data: its standard input.
 
         Returns:
-            Exit status and standard output; None if the node runs no commands.
+            Exit status and standard output; None if the node does not run it.
         """
         ...
 

@@ -255,7 +255,7 @@ class Download(RegularFile):
         theirs = node_blocks(link.shell, self.file.source, size) if self._context.has_shell else None
         mine = ours.result()
         if theirs is None:
-            self._context.no_shell()
+            self._context.no_shell(link.shell)
             return None
         return differing(mine, theirs, size)
 

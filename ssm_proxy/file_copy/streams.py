@@ -88,7 +88,8 @@ class _Stream:
         theirs = node_blocks(link.shell, path, size, block=_BLOCK) if self.context.has_shell else None
         if theirs is None:
             self.context.has_shell = False
-            self.context.notice("the stream was not verified: the node computes no checksums")
+            why = link.shell.refusal or "the node computes no checksums"
+            self.context.notice(f"the stream was not verified: {why}")
         elif theirs != self.digests.done:
             raise FileError("it arrived damaged, or changed meanwhile: the checksums differ")
         else:

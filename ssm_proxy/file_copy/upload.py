@@ -192,7 +192,7 @@ class Upload(RegularFile):
             ours = InBackground(lambda: local_blocks(source, size))
             theirs = node_blocks(link.shell, self._target, size)
             if theirs is None:
-                self._context.no_shell()
+                self._context.no_shell(link.shell)
                 return False
             if ours.result() == theirs:
                 self._is_there = self._is_verified = True
@@ -209,7 +209,7 @@ class Upload(RegularFile):
         ours = InBackground(lambda: local_blocks(source, size))
         theirs = node_blocks(link.shell, self._part, size)
         if theirs is None:
-            self._context.no_shell()
+            self._context.no_shell(link.shell)
             self._context.leave_part(self.shown_source, self._part)
             self._part = None
             return False
@@ -346,7 +346,7 @@ class Upload(RegularFile):
             ours = InBackground(lambda: local_blocks(source, size))
             theirs = node_blocks(link.shell, self._part, size) if self._context.has_shell else None
             if theirs is None:
-                self._context.no_shell()
+                self._context.no_shell(link.shell)
                 self._phase = _Phase.READING_BACK
                 self._set([(0, size)])
                 raise AgainNeeded

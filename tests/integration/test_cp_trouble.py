@@ -22,7 +22,7 @@ from nodes import EMBEDDED, MIB, REAL, Key, MakeUser, Sshd, StartEmulator, tool,
 
 from ssm_proxy.api.copying import CopyIncomplete, Progress
 from ssm_proxy.emulator import Node
-from ssm_proxy.errors import TransportTimeout
+from ssm_proxy.errors import CopyError, TransportTimeout
 from ssm_proxy.file_copy import channel as channel_module
 
 pytestmark = pytest.mark.integration
@@ -409,6 +409,35 @@ def test_a_node_whose_sftp_server_begins_and_then_says_nothing(
         copier.copy(server, copier.remote(tmp_path / "up"))
     assert re.fullmatch(r"it has said nothing for \d+ s", caught.value.cause or "")
     assert "a file system of the node" in (caught.value.hint or "")
+
+
+def test_an_sshd_that_allows_one_channel_on_a_connection(with_sshd: WithSshd, tmp_path: Path) -> None:
+    copier = with_sshd("MaxSessions 1")
+    with pytest.raises(CopyError, match="does not open a channel for SFTP") as caught:
+        copier.copy(__file__, copier.remote(tmp_path / "up"))
+    assert caught.value.cause == "most likely MaxSessions allows no more on one connection"
+    assert "set MaxSessions in the node's sshd_config to 3 or more" in (caught.value.hint or "")
+
+
+def test_an_sshd_that_allows_no_channel_for_commands(with_sshd: WithSshd, tmp_path: Path) -> None:
+    copier = with_sshd("MaxSessions 2")
+    here, there, back = (tmp_path / name for name in ("here", "there", "back"))
+    here.write_bytes(os.urandom(3 * MIB))
+    notices: list[str] = []
+
+    def note(each: Progress) -> None:
+        notices.extend([each.notice] if each.notice else [])
+
+    for source, destination in ((here, copier.remote(there)), (copier.remote(there), back)):
+        copier.copy(source, destination, sessions=1, checksum=True, progress=note)
+    assert back.read_bytes() == there.read_bytes() == here.read_bytes()
+    assert len(notices) == 2
+    for notice in notices:
+        assert notice.startswith("the node's sshd opens no further channel for a command (most likely MaxSessions ")
+        assert notice.endswith("; what was copied is read back instead")
+    status, _, errors = copier.run("--sessions", "1", "--checksum", "-", copier.remote(there), data=b"stream")
+    assert (status, there.read_bytes()) == (0, b"stream")
+    assert "the stream was not verified: the node's sshd opens no further channel for a command" in errors
 
 
 ESCAPED = os.fsencode(f"{tempfile.gettempdir()}/ssm-escaped-{os.getpid()}")

@@ -126,6 +126,8 @@ class PipeLink:
 
 
 class NoShell:
+    refusal: str | None = None
+
     def run(self, command: str, data: bytes) -> tuple[int, bytes] | None:
         return None
 

@@ -87,11 +87,11 @@ class FakeTransport:
         self.channel = channel
         self._is_active = is_active
         self._is_ending = is_ending
-        self._error = error
+        self.error = error
 
     def open_session(self, timeout: float) -> FakeChannel:
-        if self._error is not None:
-            raise self._error
+        if self.error is not None:
+            raise self.error
         return self.channel
 
     def is_active(self) -> bool:
@@ -154,6 +154,21 @@ def test_what_the_node_refuses_is_no_error() -> None:
     assert run(FakeTransport(FakeChannel([], exec_error=paramiko.SSHException("no")))) is None
     with pytest.raises(LinkLost):
         run(FakeTransport(FakeChannel([], exec_error=paramiko.SSHException("no")), is_active=False))
+
+
+def test_a_channel_that_is_refused_is_told_apart_from_a_node_without_a_shell() -> None:
+    transport = FakeTransport(FakeChannel([b"works"]), error=paramiko.ChannelException(2, "Connect failed"))
+    shell = NodeShell(transport, lambda: True)  # type: ignore[arg-type]
+    assert shell.run("command", b"") is None
+    assert shell.refusal is not None
+    assert shell.refusal.startswith("the node's sshd opens no further channel for a command (")
+    assert "MaxSessions" in shell.refusal
+    transport.error = paramiko.ChannelException(1, "Administratively prohibited")
+    assert shell.run("command", b"") is None
+    assert shell.refusal.endswith("(it says: Administratively prohibited)")
+    transport.error = None
+    assert shell.run("command", b"") == (0, b"works")
+    assert shell.refusal is None
 
 
 def test_a_result_that_is_not_wanted_any_more_is_not_waited_for() -> None:

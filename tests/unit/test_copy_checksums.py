@@ -61,6 +61,8 @@ class LocalShell:
         path: of the programs; None for all of this machine.
     """
 
+    refusal: str | None = None
+
     def __init__(self, shell: str = "sh", path: Path | None = None) -> None:
         command, *arguments = shell.split()
         self._command = [shutil.which(command) or command, *arguments, "-c"]
@@ -78,6 +80,8 @@ class LocalShell:
 class SaysShell:
     """Says the same to every command."""
 
+    refusal: str | None = None
+
     def __init__(self, status: int, output: bytes) -> None:
         self._answer = status, output
 
@@ -86,6 +90,8 @@ class SaysShell:
 
 
 class NoShell:
+    refusal: str | None = None
+
     def run(self, command: str, data: bytes) -> tuple[int, bytes] | None:
         return None
 

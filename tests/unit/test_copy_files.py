@@ -35,6 +35,8 @@ LARGE = SMALLEST_BLOCK + 300_000
 class Shell:
     """Runs commands here, where the server's files are."""
 
+    refusal: str | None = None
+
     def __init__(self) -> None:
         self.is_gone = False
 

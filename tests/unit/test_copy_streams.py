@@ -36,6 +36,8 @@ def wait_until(condition: Callable[[], object]) -> None:
 
 
 class Shell:
+    refusal: str | None = None
+
     def run(self, command: str, data: bytes) -> tuple[int, bytes] | None:
         done = subprocess.run(["sh", "-c", command], input=data, capture_output=True, check=False)
         return done.returncode, done.stdout
