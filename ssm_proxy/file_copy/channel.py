@@ -85,8 +85,6 @@ def open_sftp(transport: paramiko.Transport) -> tuple[paramiko.Channel, SftpConn
             channel = transport.open_session(
                 window_size=WINDOW_BYTES, max_packet_size=PACKET_BYTES, timeout=OPENING_TIMEOUT
             )
-            channel.settimeout(STEP)
-            channel.invoke_subsystem("sftp")
         except paramiko.ChannelException as error:
             raise CopyError(
                 "the node's sshd does not open a channel for SFTP",
@@ -94,6 +92,9 @@ def open_sftp(transport: paramiko.Transport) -> tuple[paramiko.Channel, SftpConn
                 hint="a copy needs two or three on each connection: set MaxSessions in the node's sshd_config to 3 or "
                 "more (10 is the default); scp needs one",
             ) from error
+        channel.settimeout(STEP)
+        try:
+            channel.invoke_subsystem("sftp")
         except paramiko.SSHException as error:
             if has_ended(transport):
                 raise

@@ -10,7 +10,7 @@ import pytest
 
 from ssm_proxy.errors import SsmProxyError, TransportClosed, TransportTimeout
 from ssm_proxy.file_copy import channel as channel_module
-from ssm_proxy.file_copy.channel import LinkLost, NodeShell, run_to_end
+from ssm_proxy.file_copy.channel import LinkLost, NodeShell, open_sftp, run_to_end
 from ssm_proxy.sftp.connection import SftpConnection
 
 
@@ -89,7 +89,7 @@ class FakeTransport:
         self._is_ending = is_ending
         self.error = error
 
-    def open_session(self, timeout: float) -> FakeChannel:
+    def open_session(self, timeout: float, **_: int) -> FakeChannel:
         if self.error is not None:
             raise self.error
         return self.channel
@@ -175,6 +175,14 @@ def test_a_result_that_is_not_wanted_any_more_is_not_waited_for() -> None:
     with pytest.raises(LinkLost) as lost:
         run(FakeTransport(FakeChannel([None])), is_wanted=False)
     assert isinstance(lost.value.error, SsmProxyError)
+
+
+def test_a_channel_that_does_not_open_in_time_is_no_sshd_without_sftp() -> None:
+    transport = FakeTransport(FakeChannel([]), error=paramiko.SSHException("Timeout opening channel."))
+    with pytest.raises(LinkLost) as lost:
+        open_sftp(transport)  # type: ignore[arg-type]
+    assert lost.value.error.message == "the SSH connection was lost"
+    assert lost.value.error.cause == "Timeout opening channel."
 
 
 async def nothing_comes(sftp: SftpConnection) -> bytes:
