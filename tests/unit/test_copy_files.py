@@ -471,7 +471,14 @@ def settle(copy: Copy, jobs: list[Any], shell: Any = None) -> list[FileOutcome]:
         board.add(job)
         assert board.take("writer", 0.0) is not None
         board.to_settle(job)
-    link = Link(FakeClient(), board, copy.context, most_under_way=1, ended=lambda link, error: None)  # type: ignore[arg-type]
+    link = Link(
+        FakeClient(),  # type: ignore[arg-type]
+        board,
+        copy.context,
+        most_under_way=1,
+        opened=lambda: None,
+        ended=lambda link, error: None,
+    )
     link._sftp = copy.client.sftp
     link.shell = shell or copy.link.shell
     work = board.take(link, 0.0)
