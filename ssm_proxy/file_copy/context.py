@@ -182,16 +182,9 @@ class Context:
         with self._lock:
             self.notices.append(text)
 
-    def no_shell(self, shell: Shell | None = None) -> None:
-        """Take note that the node does not compute checksums.
-
-        Args:
-            shell: was to do it; None if it is not known whether it was asked at all.
-        """
-        may_be = "no shell, or none of sha256sum, shasum, openssl"
-        if shell is None:
-            may_be += "; or MaxSessions allows no channel for a command"
-        why = (shell and shell.refusal) or f"the node computes no checksums ({may_be})"
+    def no_shell(self, shell: Shell) -> None:
+        """Take note that the node, which was asked by this shell, does not compute checksums."""
+        why = shell.refusal or "the node computes no checksums (no shell, or none of sha256sum, shasum, openssl)"
         with self._lock:
             self.has_shell = False
             if not self._told_no_shell:

@@ -286,7 +286,7 @@ class Link:
         jobs = [_file_of(job) for job in work.jobs]
         digests = node_files(self.shell, [job.path_on_node for job in jobs]) if self._context.has_shell else None
         if digests is None:
-            self._context.no_shell()
+            self._context.no_shell(self.shell)
         found = zip(jobs, digests or [None] * len(jobs), strict=True)
         await self.sftp.together(self._settle_one(job, digest) for job, digest in found)
 

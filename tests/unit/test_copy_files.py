@@ -500,7 +500,7 @@ def test_small_files_are_verified_whatever_the_node_can_do(
     copy = Copy(client, tmp_path, content(5000), kind=kind, checksum=True)
     client.run(copy.job.copy_whole(copy.link))
 
-    class NoLogin:
+    class NoLogin(Shell):
         def run(self, command: str, data: bytes) -> tuple[int, bytes] | None:
             return 1, b"This account is currently not available.\n"
 
