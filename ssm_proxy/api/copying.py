@@ -72,8 +72,8 @@ def copy(
         destination: the same; a folder for several sources.
         recursive: copy folders.
         preserve: keep permissions and times.
-        resume: go on with what an interrupted copy left, after a check of what is there; leave out files that are there
-            and equal.
+        resume: go on with the part that an interrupted copy left of a large file, of which the blocks that differ are
+            copied; leave out files that are there and equal. Others are copied as a whole.
         checksum: compare SHA-256 on both sides before a file gets its name; None: of files above 1 MiB that several
             sessions may have copied.
         sessions: at most so many, 1 to 32; None: as many as are worth it, up to 8.

@@ -28,7 +28,7 @@ class CopyOptions:
     preserve: bool = False
     """Keep permissions and times."""
     resume: bool = False
-    """Go on with what an interrupted copy left, after a check of what is there."""
+    """Go on with the parts that an interrupted copy left, after a check of them; leave out files that are equal."""
     checksum: bool | None = None
     """Compare SHA-256 of each file at the end; None: of those larger than `SPLIT_BYTES`, unless ``sessions`` is 1."""
     sessions: int | None = None

@@ -377,3 +377,4 @@ def test_help_says_what_it_does(capsys: pytest.CaptureFixture[str]) -> None:
     text = capsys.readouterr().out
     for words in ("SRC... DST", "--sessions N", "--resume", "--no-checksum", "-F FILE", "Exit status"):
         assert words in text, words
+    assert "left alone if all of it is equal, and copied as a whole otherwise" in " ".join(text.split()), "--resume"

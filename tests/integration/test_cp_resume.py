@@ -86,6 +86,31 @@ def test_what_is_there_is_checked_and_not_copied_again(real: Copier, tmp_path: P
 
 
 @BOTH_WAYS
+def test_blocks_are_mended_in_a_part_and_not_in_a_file_with_its_own_name(
+    real: Copier, tmp_path: Path, is_upload: bool
+) -> None:
+    """As the help and docs/copying.md say."""
+    source, target = tmp_path / "source", tmp_path / "there" / "target"
+    target.parent.mkdir()
+    source.write_bytes(os.urandom(SIZE))
+    shutil.copy(source, target)
+    flip(target, 100)
+    result = copy(real, source, target, is_upload=is_upload, resume=True)
+    assert (result.copied_bytes, result.files, result.unchanged) == (SIZE, 1, 0)
+    assert target.read_bytes() == source.read_bytes()
+
+    # With a part beside it, that is gone on from, although the file is nearer.
+    target.unlink()
+    interrupt(real, source, target, is_upload=is_upload)
+    shutil.copy(source, target)
+    flip(target, 100)
+    result = copy(real, source, target, is_upload=is_upload, resume=True)
+    assert 0 < result.copied_bytes < SIZE
+    assert target.read_bytes() == source.read_bytes()
+    assert parts(tmp_path) == []
+
+
+@BOTH_WAYS
 def test_a_source_that_has_changed_since(real: Copier, tmp_path: Path, is_upload: bool) -> None:
     source, target = tmp_path / "source", tmp_path / "there" / "target"
     target.parent.mkdir()

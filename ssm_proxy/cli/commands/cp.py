@@ -47,8 +47,9 @@ _EPILOG = """\
 Each file is written under another name in the same folder and renamed when it is complete: under its
 own name there is the old file or the new one at any moment. What an interrupted copy leaves of a
 large file is named .….ssm-part, and has its full size from the start; --resume compares it with the
-source, block by block, and copies what is missing. Symbolic links are followed; what is neither file
-nor folder is left out, with a message.
+source, block by block, and copies what is missing. A file that is there already under its own name is
+left alone if all of it is equal, and copied as a whole otherwise. Symbolic links are followed; what is
+neither file nor folder is left out, with a message.
 
 A new host key is accepted and remembered, a changed one never, unless ssh_config says otherwise.
 
@@ -97,7 +98,11 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser.add_argument(
         "--sessions", type=int, metavar="N", help="use at most N sessions, 1 to 32 (default: by size, up to 8)"
     )
-    parser.add_argument("--resume", action="store_true", help="go on with what an interrupted copy left")
+    parser.add_argument(
+        "--resume",
+        action="store_true",
+        help="go on with the parts that an interrupted copy left, and leave out files that are there and equal",
+    )
     parser.add_argument(
         "--checksum",
         action=argparse.BooleanOptionalAction,
