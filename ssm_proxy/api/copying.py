@@ -125,6 +125,29 @@ def _no_stream(path: Path) -> Path:
     return pathlib.PurePath(path) if path == "-" else path
 
 
+class Standing:
+    """How far a copy is: for those whom a signal keeps from getting its result."""
+
+    def __init__(self) -> None:
+        self.engines: list[Engine] = []
+        """One for each node, until now."""
+        self.lost: list[CopyResult] = []
+        """What could not be had, because its node was lost."""
+
+    def result(self) -> CopyResult | None:
+        """Give what was copied until now; None: nothing could begin."""
+        begun = [each for each in (engine.result() for engine in self.engines) if each.sessions]
+        return _together([*begun, *self.lost]) if begun else None
+
+    def what_is_left(self) -> str:
+        """Say what to do about the rest."""
+        if not self.engines:
+            return "nothing was copied yet: the same command begins anew"
+        if len(self.engines) > 1 and not self.engines[-1].has_parts:
+            return "the same command with --resume leaves out what is in place"
+        return self.engines[-1].what_is_left()
+
+
 def copy_with(
     sources: Sequence[Path],
     destination: Path,
@@ -133,25 +156,36 @@ def copy_with(
     progress: ProgressCallback | None,
     *,
     streams: tuple[int, int] = (_INPUT, _OUTPUT),
+    standing: Standing | None = None,
 ) -> CopyResult:
-    """Copy; arguments and errors as for ``copy``. What ``-`` stands for are two descriptors."""
+    """Copy; arguments and errors as for ``copy``. What ``-`` stands for are two descriptors.
+
+    Args:
+        standing: is told how far it is.
+    """
+    standing = standing or Standing()
     froms = [parse_location(source) for source in sources]
     to = parse_location(destination)
     _check(froms, to, options)
     reporter = Reporter(progress)
     if to.host is not None:
-        with _engine(to, options, access, reporter, set()) as engine:
+        with _engine(to, options, access, reporter, set(), standing) as engine:
             if froms[0].is_stream:
                 return engine.upload_stream(streams[0], to.path)
             return engine.upload([each.path for each in froms], to.path)
     if to.is_stream:
-        with _engine(froms[0], options, access, reporter, set()) as engine:
+        with _engine(froms[0], options, access, reporter, set(), standing) as engine:
             return engine.download_stream(froms[0].path, streams[1])
-    return _download_from_each(froms, to, options, access, reporter)
+    return _download_from_each(froms, to, options, access, reporter, standing)
 
 
 def _download_from_each(
-    froms: Sequence[Location], to: Location, options: CopyOptions, access: Access, reporter: Reporter
+    froms: Sequence[Location],
+    to: Location,
+    options: CopyOptions,
+    access: Access,
+    reporter: Reporter,
+    standing: Standing,
 ) -> CopyResult:
     """Copy from one node after the other; as with scp, one that is lost does not stop the others."""
     results: list[CopyResult] = []
@@ -163,7 +197,7 @@ def _download_from_each(
         reporter.is_more_to_come = number < len(by_node)
         engine: Engine | None = None
         try:
-            with _engine(same[0], options, access, reporter, taken) as engine:
+            with _engine(same[0], options, access, reporter, taken, standing) as engine:
                 results.append(engine.download([each.path for each in same], to.path))
         except SsmProxyError as error:
             if error is reporter.error:  # no node has failed: the caller wants no more
@@ -178,7 +212,9 @@ def _download_from_each(
             if engine is not None:
                 results.append(engine.result())  # what it had given before
                 left = engine.unfinished()
-            results.append(_no_more_of(same, to, left, error, reporter))
+            lost = _no_more_of(same, to, left, error, reporter)
+            standing.lost.append(lost)
+            results.append(lost)
     result = _together(results)
     if result.failures:
         raise incomplete(result)
@@ -249,12 +285,19 @@ def _check(froms: Sequence[Location], to: Location, options: CopyOptions) -> Non
 
 @contextlib.contextmanager
 def _engine(
-    location: Location, options: CopyOptions, access: Access, reporter: Reporter, taken: set[bytes]
+    location: Location,
+    options: CopyOptions,
+    access: Access,
+    reporter: Reporter,
+    taken: set[bytes],
+    standing: Standing,
 ) -> Iterator[Engine]:
     """Give an engine that copies to or from a node."""
     assert location.host is not None
     with login_to(location.host, location.user, access) as login:
-        yield Engine(login, options, reporter, taken)
+        engine = Engine(login, options, reporter, taken)
+        standing.engines.append(engine)
+        yield engine
 
 
 def _together(results: Sequence[CopyResult]) -> CopyResult:

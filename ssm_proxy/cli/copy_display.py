@@ -45,6 +45,15 @@ class Display(Protocol):
 
     def failed(self, error: SsmProxyError) -> None: ...
 
+    def interrupted(self, name: str, result: CopyResult | None, left: str) -> None:
+        """A signal ends it. Persons have heard so from the copy itself, and what is left.
+
+        Args:
+            name: of the signal.
+            result: what was copied until then; None: nothing could begin.
+            left: what to do about the rest.
+        """
+
 
 @contextlib.contextmanager
 def make_display(
@@ -92,6 +101,7 @@ class JsonDisplay:
         self._unwritten = b""
         self._patience = _PATIENCE_S
         self._is_given_up = False
+        self._told: set[str] = set()  # types of the lines that are written, or will be before any other
 
     def show(self, progress: Progress) -> None:
         if progress.outcome is not None:
@@ -111,12 +121,21 @@ class JsonDisplay:
             self._write(_result_values(result))
         self._write({"type": "error", "message": error.message, "cause": error.cause, "hint": error.hint})
 
-    def _write(self, values: dict[str, Any]) -> None:
-        line = f"{json.dumps(values)}\n".encode()
+    def interrupted(self, name: str, result: CopyResult | None, left: str) -> None:
+        error = {"type": "error", "message": f"interrupted by {name}", "cause": None, "hint": left}
+        if result is None or "summary" in self._told:  # it came while the end was told
+            self._write(error)
+        else:
+            self._write(_result_values(result), error)
+
+    def _write(self, *several: dict[str, Any]) -> None:
         with self._writing:
             if self._is_given_up:
                 return
-            self._unwritten += line  # behind what a signal left
+            for values in several:
+                if "error" not in self._told:  # which is the last; a thread that is slow to end may still say something
+                    self._unwritten += f"{json.dumps(values)}\n".encode()  # behind what a signal left
+                    self._told.add(values["type"])
             try:
                 while self._unwritten:
                     self._wait_for_reader()
@@ -174,6 +193,9 @@ class LineDisplay:
         result = getattr(error, "result", None)
         if isinstance(result, CopyResult):
             self._stderr.write(summary(result))
+
+    def interrupted(self, name: str, result: CopyResult | None, left: str) -> None:
+        self._write_lines()
 
 
 class BarDisplay:
@@ -237,6 +259,9 @@ class BarDisplay:
         result = getattr(error, "result", None)
         if isinstance(result, CopyResult):
             self._above(summary(result))
+
+    def interrupted(self, name: str, result: CopyResult | None, left: str) -> None:
+        self.close()
 
     def notify(self, text: str) -> None:
         self._above(f"ssm-proxy: {messages.printable(text)}")

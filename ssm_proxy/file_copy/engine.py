@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Protocol, cast
 
@@ -70,7 +71,9 @@ class Engine:
         self._files = 0
         self._unchanged = 0
         self._bytes_in_place = 0
+        self._untold: deque[FileOutcome] = deque()
         self._began = time.monotonic()
+        self._ended_at: float | None = None
 
     def upload(self, sources: Sequence[bytes], destination: bytes) -> CopyResult:
         """Copy from here to the node.
@@ -159,9 +162,11 @@ class Engine:
             self._stop(planner)
             with contextlib.suppress(Exception):  # of the callback: it comes too late
                 self._tell()
-                self._context.notice(f"interrupted; {self._what_is_left()}")
+                self._context.notice(f"interrupted; {self.what_is_left()}")
                 self._tell()
             raise
+        finally:
+            self._ended_at = time.monotonic()
         result = self.result()
         if result.failures:
             raise incomplete(result)
@@ -175,17 +180,24 @@ class Engine:
             files=self._files,
             unchanged=self._unchanged,
             failures=self._failures,
-            seconds=time.monotonic() - self._began,
+            seconds=(self._ended_at or time.monotonic()) - self._began,
             sessions=self._pool.most_at_once,
         )
 
-    def _what_is_left(self) -> str:
-        """Say what an interrupted copy leaves."""
-        if self._context.parts:
-            return _resume_hint(self._context.parts)
+    @property
+    def has_parts(self) -> bool:
+        """Whether there is what ``--resume`` can go on from."""
+        return bool(self._context.parts_in_use())
+
+    def what_is_left(self) -> str:
+        """Say what an interrupted copy leaves, and what to do with it."""
+        if parts := self._context.parts_in_use():
+            return _resume_hint(parts)
         if self._context.total_files > 1:  # some may be complete without our having heard of it
             return "the same command with --resume leaves out what is in place"
-        return "no file was completed"
+        if self._files or self._unchanged:
+            return "what was to be copied is in place"
+        return "no file was completed: the same command begins anew"
 
     def _finish_folders(self) -> None:
         """Set permissions and times of folders, which takes links as well."""
@@ -239,6 +251,7 @@ class Engine:
 
     def _tell(self) -> None:
         outcomes, notices = self._context.take_outcomes()
+        self._untold.extend(outcomes)
         for outcome in outcomes:
             if outcome.state is FileState.FAILED:
                 self._failures.append(outcome)
@@ -248,8 +261,8 @@ class Engine:
                 self._unchanged += outcome.state is FileState.UNCHANGED
         for notice in notices:
             self._reporter.tell(self._state(notice=notice))
-        for outcome in outcomes:
-            self._reporter.tell(self._state(outcome=outcome))
+        while self._untold:  # a signal may end this in the middle; the rest is told then
+            self._reporter.tell(self._state(outcome=self._untold.popleft()))
         self._reporter.tell(self._state())
 
     def _state(self, *, outcome: FileOutcome | None = None, notice: str | None = None) -> Progress:

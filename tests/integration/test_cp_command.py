@@ -264,6 +264,51 @@ def test_a_signal_in_a_large_upload(paced: Copier, tmp_path: Path) -> None:
     assert "the same command with --resume goes on from it" in said
 
 
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=["INT", "TERM"])
+def test_a_signal_is_told_to_a_program_last(paced: Copier, tmp_path: Path, number: signal.Signals, status: int) -> None:
+    here, there = tmp_path / "here", tmp_path / "there"
+    there.mkdir()
+    here.write_bytes(os.urandom(32 * MIB))
+    (tmp_path / "small").write_bytes(b"small")
+
+    def written() -> int:
+        return sum(each.stat().st_blocks * 512 for each in parts(tmp_path))
+
+    with paced.start("--json", paced.remote(tmp_path / "small"), paced.remote(here), there) as process:
+        assert process.stdout is not None
+        wait_until(lambda: written() > MIB and (there / "small").exists(), "some has arrived", within=60)
+        process.send_signal(number)
+        output = process.stdout.read()
+        assert process.wait(60) == status
+    (part,) = parts(tmp_path)
+    *_, notice, summary, error = json_lines(output)
+    assert notice["text"].startswith("interrupted; ")
+    assert (summary["type"], summary["files"], summary["failed"], summary["total_bytes"]) == ("summary", 1, 0, 5)
+    assert MIB < summary["bytes"] < 32 * MIB
+    assert (error["type"], error["message"], error["cause"]) == ("error", f"interrupted by {number.name}", None)
+    assert part.name in error["hint"]
+    assert "the same command with --resume goes on from it" in error["hint"]
+    wait_until(lambda: not open_sessions(paced.emulator), "no session is left")
+
+
+def test_a_signal_before_anything_is_copied(start_emulator: StartEmulator, new_user: MakeUser, tmp_path: Path) -> None:
+    """While no session can be started: there is nothing to sum up."""
+    emulator = start_emulator(faults=Faults(throttle_start=-1))
+    copier = Copier(user=new_user(emulator, REAL), emulator=emulator)
+    (tmp_path / "small").write_bytes(b"small")
+    with copier.start("--json", tmp_path / "small", copier.remote(tmp_path / "there")) as process:
+        assert process.stdout is not None
+        notice = process.stdout.readline()
+        assert b"StartSession" in notice
+        process.send_signal(signal.SIGINT)
+        *notices, error = json_lines(notice + process.stdout.read())
+        assert process.wait(60) == 130
+    assert {each["type"] for each in notices} == {"notice"}
+    assert (error["type"], error["message"]) == ("error", "interrupted by SIGINT")
+    assert "begins anew" in error["hint"]
+    assert not (tmp_path / "there").exists()
+
+
 @pytest.mark.parametrize("is_upload", [True, False], ids=["up", "down"])
 def test_a_signal_among_many_small_files(real: Copier, tmp_path: Path, is_upload: bool) -> None:
     here, there = tmp_path / "here", tmp_path / "there"
@@ -368,6 +413,12 @@ def test_wrong_arguments(arguments: list[str], words: str, capfd: pytest.Capture
     assert words in errors
     assert "Traceback" not in errors
     assert all(line.startswith("{") for line in output.splitlines())
+
+
+def test_a_wrong_port_is_told_to_a_program(real: Copier) -> None:
+    status, output, _ = real.run("--json", "-P", "70000", "file", "i-0123456789abcdef0:")
+    (error,) = json_lines(output)
+    assert (status, error["type"], error["message"]) == (2, "error", "70000 is not a port")
 
 
 def test_help_says_what_it_does(capsys: pytest.CaptureFixture[str]) -> None:

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import termios
 import time
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -164,6 +165,38 @@ def test_json(monkeypatch: pytest.MonkeyPatch) -> None:
     assert error == {"type": "error", "message": "no", "cause": "c", "hint": "h"}
 
 
+SIGNALLED = {"type": "error", "message": "interrupted by SIGINT", "cause": None, "hint": "again"}
+
+
+def test_json_of_a_copy_that_a_signal_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    written: list[bytes] = []
+    monkeypatch.setattr(os, "write", lambda fd, data: written.append(data) or len(data))
+
+    def told(*, result: CopyResult | None, before: Callable[[JsonDisplay], None]) -> list[dict[str, object]]:
+        written.clear()
+        display = JsonDisplay()
+        before(display)
+        display.interrupted("SIGINT", result, "again")
+        display.notify("too late")
+        return [json.loads(line) for line in b"".join(written).splitlines()]
+
+    summed_up, error = told(result=RESULT, before=lambda _: None)
+    assert (summed_up["type"], summed_up["files"], summed_up["bytes"]) == ("summary", 2, 2_500_000)
+    assert error == SIGNALLED
+    assert told(result=None, before=lambda _: None) == [SIGNALLED], "nothing had begun"
+    assert told(result=RESULT, before=lambda display: display.done(RESULT)) == [summed_up, SIGNALLED], "one summary"
+    (failed,) = told(result=None, before=lambda display: display.failed(CopyError("no")))
+    assert failed["message"] == "no", "one error"
+
+
+def test_a_signal_is_told_to_a_person_by_the_copy() -> None:
+    stderr = Lines()
+    display = LineDisplay(stderr)  # type: ignore[arg-type]
+    display.show(replace(PROGRESS, outcome=COPIED))
+    display.interrupted("SIGINT", RESULT, "again")
+    assert stderr.lines == [file_line(COPIED)]
+
+
 def test_a_long_line_of_json_is_written_in_full_to_a_reader_that_takes_little(monkeypatch: pytest.MonkeyPatch) -> None:
     written = bytearray()
 
@@ -210,7 +243,7 @@ PROGRESS = Progress(
     notice={notice!r},
 )
 
-def copy_with(sources, destination, options, access, show, *, streams):
+def copy_with(sources, destination, options, access, show, **_):
     try:
         for _ in range({lines}):
             show(PROGRESS)
@@ -252,9 +285,12 @@ def test_a_signal_ends_it_although_nobody_reads_its_json(size: int, is_full: boo
             assert process.wait(WITHIN) == 143
         finally:
             process.kill()
-    told = [json.loads(line) for line in output.splitlines()]
-    assert {each["text"] for each in told} == ({"x" * size} if is_read else set())
-    assert len(told) > 1000 or not is_read
+    if not is_read:
+        return
+    *notices, error = [json.loads(line) for line in output.splitlines()]
+    assert {each["text"] for each in notices} == {"x" * size}
+    assert len(notices) > 1000
+    assert (error["type"], error["message"]) == ("error", "interrupted by SIGTERM")
 
 
 class Terminal(io.StringIO):

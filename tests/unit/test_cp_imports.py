@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -46,11 +47,16 @@ sys.exit(main(["cp", {arguments}"file", "i-0123456789abcdef0:"]))
 """
 
 
-@pytest.mark.parametrize("arguments", ["", "'--json', "])
+@pytest.mark.parametrize("is_json", [True, False])
 @pytest.mark.parametrize(("name", "status"), [("SIGINT", 130), ("SIGTERM", 143)])
-def test_a_signal_while_it_loads(tmp_path: Path, name: str, status: int, arguments: str) -> None:
+def test_a_signal_while_it_loads(tmp_path: Path, name: str, status: int, is_json: bool) -> None:
     (tmp_path / "paramiko").mkdir()
     (tmp_path / "paramiko" / "__init__.py").write_text(SIGNALLED.format(name=name))
-    program = COMMAND.format(folder=str(tmp_path), arguments=arguments)
+    program = COMMAND.format(folder=str(tmp_path), arguments="'--json', " if is_json else "")
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=50, check=False)
-    assert (done.returncode, done.stdout, done.stderr) == (status, "", "")
+    told = [json.loads(line) for line in done.stdout.splitlines()]
+    assert (done.returncode, [each["message"] for each in told], done.stderr) == (
+        status,
+        [f"interrupted by {name}"] if is_json else [],
+        "",
+    )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import signal
 import sys
 import threading
 import time
@@ -22,6 +23,7 @@ from ssm_proxy.cli.streams import claim_streams
 from ssm_proxy.errors import SsmProxyError, UsageError
 
 if TYPE_CHECKING:
+    from ssm_proxy.api.copying import Standing
     from ssm_proxy.api.ssh import Access
     from ssm_proxy.cli.session_command import Surroundings
     from ssm_proxy.file_copy.values import CopyOptions
@@ -58,6 +60,7 @@ Exit status: 0; 11 if something was not copied; 2 wrong arguments, 3 AWS configu
 """
 
 SAID_ONCE_WITHIN_S = 10.0
+_NOTHING = "nothing was copied yet: the same command begins anew"
 
 
 class _Stopped(BaseException):
@@ -128,7 +131,6 @@ def run(arguments: argparse.Namespace) -> int:
     try:
         # Around all of it: a signal may come while the rest of the program is imported, too.
         with surroundings(arguments) as around, stopping_at(_stop, ENDING_SIGNALS) as has_come:
-            _import_paramiko()
             _copy(arguments, around, streams, has_come)
     except _Stopped as stopped:
         return EXIT_SIGNAL_BASE + stopped.number
@@ -138,22 +140,29 @@ def run(arguments: argparse.Namespace) -> int:
 def _copy(
     arguments: argparse.Namespace, around: Surroundings, streams: tuple[int, int], is_ending: Callable[[], bool]
 ) -> None:
-    from ssm_proxy.api.copying import copy_with
     from ssm_proxy.cli.copy_display import make_display
 
-    options = _options(arguments)
     quiet, as_json = arguments.quiet, arguments.json
     with make_display(
         around.stderr, as_json=as_json, is_quiet=quiet, output=streams[1], is_ending=is_ending
     ) as display:
-        sources, destination, show = arguments.sources, arguments.destination, display.show
-        access = _access(arguments, _Notices(display.notify))
+        standing: Standing | None = None
         try:
-            result = copy_with(sources, destination, options, access, show, streams=streams)
+            _import_paramiko()
+            from ssm_proxy.api.copying import Standing, copy_with
+
+            standing = Standing()
+            sources, destination, show = arguments.sources, arguments.destination, display.show
+            access, options = _access(arguments, _Notices(display.notify)), _options(arguments)
+            result = copy_with(sources, destination, options, access, show, streams=streams, standing=standing)
+            display.done(result)
         except SsmProxyError as error:
             display.failed(error)
             raise
-        display.done(result)
+        except _Stopped as stopped:
+            so_far, left = (None, _NOTHING) if standing is None else (standing.result(), standing.what_is_left())
+            display.interrupted(signal.Signals(stopped.number).name, so_far, left)
+            raise
 
 
 class _Notices:
