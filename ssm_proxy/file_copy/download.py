@@ -46,6 +46,7 @@ class Download(RegularFile):
         self._output: SharedFile | None = None
         self._is_fresh = True
         self._received: dict[Range, bytes] = {}  # digests, while nothing better is known to verify by
+        self._is_read_again = False  # only to have those, as what came first was not digested
 
     may_be_written_late = False
 
@@ -276,7 +277,7 @@ class Download(RegularFile):
         assert self._output is not None
         if not (self._is_fresh and data.count(0) == len(data)):  # holes stay holes
             self._output.write_at(piece.offset, data)
-        return piece.size
+        return 0 if self._is_read_again else piece.size
 
     async def finish(self, link: LinkFace) -> None:
         """Verify, set attributes, put in place.
@@ -314,14 +315,24 @@ class Download(RegularFile):
             if has_changed:
                 raise FileError("it changed while it was read; nothing was put in its place")
             missing = self._read_back(self._output)
-        if missing:
+        whole = [(0, self._size)]
+        if missing is None and not self._is_read_again:
+            self._is_fresh = False
+            self._is_read_again = True
+            self._set(whole)
+            raise AgainNeeded
+        self._is_read_again = False
+        if missing or missing is None:
             self._times = found.times or self._times
             self._is_fresh = False
-            self._repair(missing)
+            self._repair(whole if missing is None else missing)
         self._is_verified = True
 
-    def _read_back(self, output: SharedFile) -> list[tuple[int, int]]:
-        """Compare what is on the disk here with what was received; give what differs, or was not looked at yet."""
+    def _read_back(self, output: SharedFile) -> list[tuple[int, int]] | None:
+        """Compare what is on the disk here with what was received; give what differs.
+
+        Gives None if some of it came before it was known that there is no shell: then all has to come once more.
+        """
         with self._lock:
             received = dict(self._received)
         covered = {piece.offset: piece for piece in received}
@@ -329,8 +340,8 @@ class Download(RegularFile):
         position = 0
         while position < self._size:
             piece = covered.get(position)
-            if piece is None:  # it came before it was known that there is no shell
-                return [(0, self._size)]
+            if piece is None:
+                return None
             if hash_stretch(output, piece.offset, piece.size) != received[piece]:
                 bad.append((piece.offset, piece.size))
             position += piece.size

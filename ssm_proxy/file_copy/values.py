@@ -103,7 +103,7 @@ class CopyResult:
     """What a copy has come to."""
 
     copied_bytes: int
-    """That went over the network."""
+    """Of files, that were copied; again, if they had changed or were damaged. Not those read to compare them alone."""
     total_bytes: int
     """Of all files that are in place now."""
     files: int

@@ -306,6 +306,39 @@ def without_shell(
         yield Copier(user=new_user(emulator, REAL, sshd=server), emulator=emulator)
 
 
+@pytest.mark.parametrize("is_upload", [True, False], ids=["up", "down"])
+def test_what_is_read_to_be_compared_is_not_copied(without_shell: Copier, tmp_path: Path, is_upload: bool) -> None:
+    source, target = tmp_path / "source", tmp_path / "target"
+    source.write_bytes(os.urandom(5 * MIB + 1))
+    told: list[Progress] = []
+    froms, to = (source, without_shell.remote(target)) if is_upload else (without_shell.remote(source), target)
+    result = without_shell.copy(froms, to, progress=told.append, sessions=1, checksum=True)
+    assert [each.outcome.verified for each in told if each.outcome] == [True]
+    assert target.read_bytes() == source.read_bytes()
+    assert result.copied_bytes == result.total_bytes == 5 * MIB + 1
+    assert result.megabytes_per_second == pytest.approx((5 * MIB + 1) / result.seconds / 1e6)
+    done = [each.done_bytes for each in told]
+    assert done == sorted(done)
+
+
+def test_what_was_damaged_is_copied_once_more(
+    without_shell: Copier, tmp_path: Path, in_the_middle: InTheMiddle
+) -> None:
+    """While it is received for the second time, to be compared with what is on the disk."""
+    source, target = tmp_path / "source", tmp_path / "target"
+    source.write_bytes(bytes([255]) * (3 * MIB))
+
+    def damage(_: Path) -> None:
+        (part,) = parts(tmp_path)
+        with part.open("r+b") as file:
+            file.write(b"\0")
+
+    in_the_middle(damage, pieces=[48])  # of 24, the second time
+    result = without_shell.copy(without_shell.remote(source), target, sessions=1, checksum=True)  # in their order
+    assert target.read_bytes() == source.read_bytes()
+    assert result.copied_bytes == 3 * MIB + MIB // 8
+
+
 def test_a_node_without_a_shell(without_shell: Copier, tmp_path: Path, in_the_middle: InTheMiddle) -> None:
     here, there, back = (tmp_path / name for name in ("here", "there", "back"))
     here.mkdir()
