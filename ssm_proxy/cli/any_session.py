@@ -10,9 +10,10 @@ import contextlib
 import signal
 from typing import TYPE_CHECKING, Any
 
-from ssm_proxy.cli.commands.shell import READER_GONE, TerminalEnd, shell_status
+from ssm_proxy.cli.commands.shell import TerminalEnd, shell_status
 from ssm_proxy.cli.session_command import (
     EXIT_SIGNAL_BASE,
+    READER_GONE,
     Surroundings,
     exit_status,
     make_session,

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from ssm_proxy.transport.bridge import BridgeOutcome
 
 EXIT_SIGNAL_BASE = 128
+READER_GONE = EXIT_SIGNAL_BASE + 13
+"""As of a program that SIGPIPE ended: nobody reads the output any more."""
 ENDING_SIGNALS = ("SIGINT", "SIGQUIT", "SIGTERM", "SIGHUP")
 
 logger = logging.getLogger("ssm_proxy.cli")

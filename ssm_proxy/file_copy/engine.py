@@ -28,6 +28,7 @@ from ssm_proxy.file_copy.values import (
     CopyResult,
     FileOutcome,
     FileState,
+    NobodyReads,
     Progress,
     SourceFile,
 )
@@ -64,6 +65,7 @@ class Engine:
         self._pool = Pool(opener, self._board, self._context, most=most)
         self._node = Node(self._pool, self._is_wanted)
         self._is_planned = False
+        self._is_unread = False
         self._end: _End | None = None
         self._planning_error: Exception | None = None
         self._were_all_found = False  # when it ended with an error
@@ -109,7 +111,15 @@ class Engine:
         return self._copy(plan, Upload)
 
     def download_stream(self, source: bytes, fd: int) -> CopyResult:
-        """Copy a file of the node to a descriptor. Raises as ``upload``."""
+        """Copy a file of the node to a descriptor.
+
+        Raises:
+            NobodyReads: of that descriptor any more.
+            CopyIncomplete, SsmProxyError, KeyboardInterrupt: as ``upload``.
+        """
+
+        def nobody_reads() -> None:
+            self._is_unread = True
 
         def plan(node: Node, tell: Tell) -> _End:
             found = expand(node, source)
@@ -121,7 +131,7 @@ class Engine:
             self._context.counted(0)
             path, attributes = found[0]
             size = attributes.size or 0
-            self._board.add(ToOutput(fd, path, size, self._context, self._board.wake, self._is_wanted))
+            self._board.add(ToOutput(fd, path, size, self._context, self._board.wake, self._is_wanted, nobody_reads))
             return _NoEnd()
 
         return self._copy(plan, Download)
@@ -140,6 +150,8 @@ class Engine:
         planner.start()
         try:
             while not self._board.is_over:
+                if self._is_unread:
+                    raise NobodyReads("nobody reads standard output any more")
                 self._pool.manage(time.monotonic())
                 self._tell()
                 self._board.wait_for_news(STEP_S)
@@ -152,7 +164,8 @@ class Engine:
         except SsmProxyError as error:
             self._were_all_found = self._is_planned and self._planning_error is None
             self._stop(planner)
-            if error is not self._reporter.error:  # else it is not ours to change
+            # Else it is not ours to change; or nothing has failed, and nobody wants to hear of what was given up.
+            if error is not self._reporter.error and not isinstance(error, NobodyReads):
                 if self._context.parts:
                     resume = _resume_hint(self._context.parts)
                     error.hint = resume if error.hint is None else f"{error.hint}; {resume}"

@@ -282,6 +282,7 @@ class ToOutput:
         context: of the copy.
         wake: called when more may be taken.
         is_wanted: asked while waiting for whoever reads the output.
+        nobody_reads: called when whoever read the output has gone: the copy has to be ended then.
     """
 
     is_split = True
@@ -296,10 +297,12 @@ class ToOutput:
         context: Context,
         wake: Callable[[], None],
         is_wanted: Callable[[], bool],
+        nobody_reads: Callable[[], None],
     ) -> None:
         self._fd = fd
         self._source = source
         self._is_wanted = is_wanted
+        self._nobody_reads = nobody_reads
         self._stream = _Stream(context)
         self._wake = wake
         self._size = size
@@ -387,6 +390,9 @@ class ToOutput:
                     self._written += len(data)
                     self._arrived.notify_all()
                 self._wake()
+        except (BrokenPipeError, ConnectionResetError):  # head has seen enough
+            self._nobody_reads()
+            self._wake()
         except OSError as error:
             self._error = error
             self._wake()

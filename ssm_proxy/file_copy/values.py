@@ -156,6 +156,10 @@ class CopyIncomplete(CopyError):
         self.result = result
 
 
+class NobodyReads(CopyError):
+    """Whoever read the standard output that a file was copied to has gone, as ``head`` does."""
+
+
 def whole_seconds(moment: float) -> int:
     """Give a time of the local file system in SFTP's unit."""
     return int(moment // 1)

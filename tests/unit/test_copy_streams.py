@@ -239,6 +239,17 @@ def test_damage_on_the_way_is_found(client: Client, tmp_path: Path, pipe: tuple[
 # --- to standard output -----------------------------------------------------------------------------------------------
 
 
+def to_output(
+    fd: int,
+    source: Path,
+    *,
+    wake: Callable[[], object] = lambda: None,
+    is_wanted: Callable[[], bool] = lambda: True,
+    nobody_reads: Callable[[], None] = lambda: None,
+) -> ToOutput:
+    return ToOutput(fd, os.fsencode(source), 0, context(), wake, is_wanted, nobody_reads)
+
+
 def receive(client: Client, job: ToOutput, link: Any) -> None:
     """Copy all pieces, the later ones first as far as that can be."""
     while not job.has_all_ranges:
@@ -256,7 +267,7 @@ def test_a_file_to_a_stream(client: Client, tmp_path: Path, pipe: tuple[int, int
     data = os.urandom(4 * 1024 * 1024 + 300_000)
     (tmp_path / "source").write_bytes(data)
     os.set_blocking(pipe[1], is_blocking)
-    job = ToOutput(pipe[1], os.fsencode(tmp_path / "source"), 0, context(), lambda: None, lambda: True)
+    job = to_output(pipe[1], tmp_path / "source")
     link = PipeLink(client, Shell())
     found = bytearray()
 
@@ -279,7 +290,7 @@ def test_a_file_to_a_stream(client: Client, tmp_path: Path, pipe: tuple[int, int
 def test_a_reader_that_is_slow_is_no_links_work(client: Client, tmp_path: Path, pipe: tuple[int, int]) -> None:
     (tmp_path / "source").write_bytes(bytes(300_000))
     woken = threading.Semaphore(0)
-    job = ToOutput(pipe[1], os.fsencode(tmp_path / "source"), 0, context(), woken.release, lambda: True)
+    job = to_output(pipe[1], tmp_path / "source", wake=woken.release)
     link = PipeLink(client, NoShell())
     client.run(job.prepare(link))
     while (piece := job.take_range()) is not None:
@@ -294,10 +305,29 @@ def test_a_reader_that_is_slow_is_no_links_work(client: Client, tmp_path: Path, 
     job.close()
 
 
-def test_a_reader_that_has_gone_is_told(client: Client, tmp_path: Path, pipe: tuple[int, int]) -> None:
+def test_a_reader_that_has_gone_is_no_failure_of_the_file(
+    client: Client, tmp_path: Path, pipe: tuple[int, int]
+) -> None:
     (tmp_path / "source").write_bytes(bytes(300_000))
     os.close(pipe[0])
-    job = ToOutput(pipe[1], os.fsencode(tmp_path / "source"), 0, context(), lambda: None, lambda: True)
+    gone = threading.Event()
+    job = to_output(pipe[1], tmp_path / "source", is_wanted=lambda: not gone.is_set(), nobody_reads=gone.set)
+    link = PipeLink(client)
+    client.run(job.prepare(link))
+    piece = job.take_range()
+    assert piece is not None
+    client.run(job.copy_range(link, piece))
+    assert gone.wait(60)
+    client.run(job.copy_range(link, piece))  # what is on its way comes to its end
+    assert not job.has_all_ranges
+    with pytest.raises(FileError, match="interrupted"):
+        client.run(job.finish(link))
+
+
+def test_an_output_that_takes_nothing_is_told(client: Client, tmp_path: Path) -> None:
+    (tmp_path / "source").write_bytes(bytes(300_000))
+    read_only = os.open(tmp_path / "source", os.O_RDONLY)
+    job = to_output(read_only, tmp_path / "source")
     link = PipeLink(client)
     client.run(job.prepare(link))
     piece = job.take_range()
@@ -305,16 +335,17 @@ def test_a_reader_that_has_gone_is_told(client: Client, tmp_path: Path, pipe: tu
     client.run(job.copy_range(link, piece))
     wait_until(lambda: job.has_all_ranges)
     for step in (lambda: job.copy_range(link, piece), lambda: job.finish(link)):
-        with pytest.raises(BrokenPipeError) as failed:
+        with pytest.raises(OSError, match="Bad file descriptor") as failed:
             client.run(step())
-    assert job.failure(failed.value).error == "standard output cannot be written: Broken pipe"
+    os.close(read_only)
+    assert job.failure(failed.value).error == "standard output cannot be written: Bad file descriptor"
 
 
 def test_no_more_is_read_than_may_wait(client: Client, tmp_path: Path, pipe: tuple[int, int]) -> None:
     path = tmp_path / "source"
     path.touch()
     os.truncate(path, 2 * MOST_WAITING * RANGE_BYTES)
-    job = ToOutput(pipe[1], os.fsencode(path), 0, context(), lambda: None, lambda: True)
+    job = to_output(pipe[1], path)
     client.run(job.prepare(PipeLink(client)))
     pieces = []
     while (piece := job.take_range()) is not None:
@@ -333,7 +364,7 @@ def test_a_file_that_says_nothing_of_its_size_is_read_to_its_end(
     """As those of /proc; also when a link is lost in the middle of it."""
     content = os.urandom(size)
     client = Client(LyingServer(lambda path: [], content=content, mode=lambda path: SIZELESS))
-    job = ToOutput(pipe[1], b"/proc/x", 0, context(), lambda: None, lambda: True)
+    job = to_output(pipe[1], Path("/proc/x"))
     link = PipeLink(client, NoShell())
     found = bytearray()
 
@@ -366,7 +397,7 @@ def test_a_file_that_says_nothing_of_its_size_is_read_to_its_end(
 def test_what_cannot_be_streamed(client: Client, tmp_path: Path, name: str, why: str) -> None:
     (tmp_path / "folder").mkdir()
     os.mkfifo(tmp_path / "fifo")
-    job = ToOutput(1, os.fsencode(tmp_path / name), 0, context(), lambda: None, lambda: True)
+    job = to_output(1, tmp_path / name)
     with pytest.raises(FileError, match=why):
         client.run(job.prepare(PipeLink(client)))
 

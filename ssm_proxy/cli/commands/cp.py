@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, NoReturn
 from ssm_proxy.cli.session_command import (
     ENDING_SIGNALS,
     EXIT_SIGNAL_BASE,
+    READER_GONE,
     add_aws_options,
     add_log_options,
     stopping_at,
@@ -56,7 +57,8 @@ neither file nor folder is left out, with a message.
 A new host key is accepted and remembered, a changed one never, unless ssh_config says otherwise.
 
 Exit status: 0; 11 if something was not copied; 2 wrong arguments, 3 AWS configuration, 4 the target,
-5 the API refused, 6 network, 9 a session ended, 10 the port, 12 SSH: host key or login; 130 after Ctrl-C.
+5 the API refused, 6 network, 9 a session ended, 10 the port, 12 SSH: host key or login; 130 after Ctrl-C;
+141 if nobody reads the standard output that a file is copied to.
 """
 
 SAID_ONCE_WITHIN_S = 10.0
@@ -131,16 +133,16 @@ def run(arguments: argparse.Namespace) -> int:
     try:
         # Around all of it: a signal may come while the rest of the program is imported, too.
         with surroundings(arguments) as around, stopping_at(_stop, ENDING_SIGNALS) as has_come:
-            _copy(arguments, around, streams, has_come)
+            return _copy(arguments, around, streams, has_come)
     except _Stopped as stopped:
         return EXIT_SIGNAL_BASE + stopped.number
-    return 0
 
 
 def _copy(
     arguments: argparse.Namespace, around: Surroundings, streams: tuple[int, int], is_ending: Callable[[], bool]
-) -> None:
+) -> int:
     from ssm_proxy.cli.copy_display import make_display
+    from ssm_proxy.file_copy.values import NobodyReads
 
     quiet, as_json = arguments.quiet, arguments.json
     with make_display(
@@ -156,6 +158,8 @@ def _copy(
             access, options = _access(arguments, _Notices(display.notify)), _options(arguments)
             result = copy_with(sources, destination, options, access, show, streams=streams, standing=standing)
             display.done(result)
+        except NobodyReads:  # nothing has failed
+            return READER_GONE
         except SsmProxyError as error:
             display.failed(error)
             raise
@@ -163,6 +167,7 @@ def _copy(
             so_far, left = (None, _NOTHING) if standing is None else (standing.result(), standing.what_is_left())
             display.interrupted(signal.Signals(stopped.number).name, so_far, left)
             raise
+    return 0
 
 
 class _Notices:

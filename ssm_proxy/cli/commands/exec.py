@@ -11,9 +11,10 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from ssm_proxy.cli import messages
-from ssm_proxy.cli.commands.shell import READER_GONE, run_on_terminal
+from ssm_proxy.cli.commands.shell import run_on_terminal
 from ssm_proxy.cli.session_command import (
     EXIT_SIGNAL_BASE,
+    READER_GONE,
     Surroundings,
     add_aws_options,
     add_log_options,

@@ -5,12 +5,11 @@ from __future__ import annotations
 import argparse
 import os
 import shutil
-import signal
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from ssm_proxy.cli.session_command import (
-    EXIT_SIGNAL_BASE,
+    READER_GONE,
     Surroundings,
     add_aws_options,
     add_log_options,
@@ -158,7 +157,7 @@ def _write(output_fd: int, data: bytes) -> int:
         while data:
             data = data[os.write(output_fd, data) :]
     except BrokenPipeError:  # head has seen enough
-        return EXIT_SIGNAL_BASE + int(getattr(signal, "SIGPIPE", 13))
+        return READER_GONE
     except OSError as error:
         raise SsmProxyError("the list cannot be written", cause=error.strerror) from error
     return 0

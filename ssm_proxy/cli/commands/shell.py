@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from ssm_proxy.cli.session_command import (
     EXIT_SIGNAL_BASE,
+    READER_GONE,
     Surroundings,
     add_aws_options,
     add_log_options,
@@ -27,9 +28,6 @@ if TYPE_CHECKING:
     from ssm_proxy.transport.application import Application
     from ssm_proxy.transport.bridge import BridgeOutcome
     from ssm_proxy.transport.terminal import TerminalShell
-
-READER_GONE = EXIT_SIGNAL_BASE + 13
-"""As of a program that SIGPIPE ended."""
 
 _EPILOG = """\
 All keys go to the node, Ctrl-C and Ctrl-Z too. At the start of a line:
