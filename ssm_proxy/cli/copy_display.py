@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TextIO
 
 from ssm_proxy.cli import messages
 from ssm_proxy.file_copy.values import CopyResult, FileOutcome, FileState, Progress
@@ -30,6 +30,8 @@ _STEP_S = 0.1
 _PATIENCE_S = 0.5
 """With a reader of JSON that has stopped, once a signal has come; in all."""
 _UNITS = ("kB", "MB", "GB", "TB")
+_USUAL_COLUMNS, _USUAL_ROWS = 79, 24
+"""Of a terminal that does not know its own: a serial line, ``script``, the first moment of a container."""
 
 
 class Display(Protocol):
@@ -209,12 +211,15 @@ class BarDisplay:
         """Drawn when there is something to show: until then a person may be asked for a passphrase on that line."""
         from tqdm import tqdm
 
+        has_size = _has_size(sys.stderr)
         return tqdm(
             total=None,
             unit="B",
             unit_scale=True,
             unit_divisor=1000,
-            dynamic_ncols=True,
+            dynamic_ncols=has_size,  # of one without, tqdm takes -1 for both and shows nothing
+            ncols=None if has_size else _USUAL_COLUMNS,
+            nrows=None if has_size else _USUAL_ROWS,
             file=sys.stderr,
             leave=False,
             miniters=0,  # also while nothing moves
@@ -307,6 +312,13 @@ def size_text(size: int) -> str:
     while value >= 999.95 and unit < len(_UNITS) - 1:
         value, unit = value / 1000, unit + 1
     return f"{value:.1f} {_UNITS[unit]}"
+
+
+def _has_size(terminal: TextIO) -> bool:
+    try:
+        return all(os.get_terminal_size(terminal.fileno()))
+    except (OSError, ValueError):  # it cannot be asked, as tqdm will find
+        return True
 
 
 def _files(count: int) -> str:

@@ -6,7 +6,11 @@ import fcntl
 import io
 import json
 import os
+import pty
+import re
+import select
 import signal
+import struct
 import subprocess
 import sys
 import termios
@@ -319,6 +323,28 @@ def test_the_bar(monkeypatch: pytest.MonkeyPatch) -> None:
     assert summary(RESULT) in text
     assert "\x1b[2J" not in text
     assert "a\x1bb" not in text
+
+
+@pytest.mark.parametrize(
+    ("columns", "rows", "width"), [(0, 0, 79), (0, 24, 79), (100, 0, 79), (100, 24, 99)], ids=lambda each: str(each)
+)
+def test_a_terminal_that_does_not_know_its_size_has_a_bar(
+    columns: int, rows: int, width: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    leader, follower = pty.openpty()
+    fcntl.ioctl(leader, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
+    with os.fdopen(follower, "w") as terminal, os.fdopen(leader, "rb", buffering=0) as screen:
+        monkeypatch.setattr("sys.stderr", terminal)
+        with make_display(Lines(), as_json=False, is_quiet=False) as display:  # type: ignore[arg-type]
+            display.show(PROGRESS)
+            time.sleep(0.15)
+            display.show(PROGRESS)
+            terminal.flush()
+            shown = b""
+            while not re.search(rb"50%[^\r]*\]", shown):
+                assert select.select([screen], [], [], WITHIN)[0], shown
+                shown += screen.read(65536)
+    assert {len(bar) for bar in re.findall(r"name: +50%[^\r]*\]", shown.decode())} == {width}
 
 
 @pytest.mark.parametrize(("done", "text"), [(5, "2 sessions, nothing for "), (10, "2 sessions, verifying")])
