@@ -37,6 +37,7 @@ ANOTHER_AFTER_S = 5.0
 NONE_IS_TOLD_AFTER_S = 3.0
 SILENCE_IS_TOLD_AFTER_S = 15.0
 """While links work, and the node says nothing on any of them."""
+TOLD_EVERY_S = 60.0
 STANDS_STILL_S = 30.0
 """A link that waits so long for an answer, while others get theirs, is replaced."""
 ALIVE_WITHIN_S = 10.0
@@ -100,7 +101,7 @@ class Pool:
         self._next_at = 0.0
         self._began_opening_at = 0.0
         self._worked_at = time.monotonic()
-        self._is_told = False  # that it does not go on
+        self._told_at: float | None = None  # that it does not go on
         self._has_told_fewer = False
         self._measured: tuple[float, float] | None = None  # when, and how much time of processors was used until then
         self.saves_processor = False
@@ -190,9 +191,13 @@ class Pool:
             return
         else:
             problem = f"no session works any more, opening another: {error.message}"
-        if self._is_told != (problem is not None):
-            self._is_told = problem is not None
-            self._context.notice(problem or "the copy goes on")
+        if problem is None:
+            if self._told_at is not None:
+                self._context.notice("the copy goes on")
+            self._told_at = None
+        elif self._told_at is None or now >= self._told_at + TOLD_EVERY_S:
+            self._told_at = now
+            self._context.notice(problem)
 
     def _has_room(self, now: float, opening: int) -> bool:
         """Whether the links, without the opening of others, have lately left most of a processor to this program."""
