@@ -115,6 +115,7 @@ class Pool:
         Raises:
             SsmProxyError: it cannot be opened.
         """
+        self._opening = 1
         for attempt in range(1, FAILURES_IN_A_ROW + 1):
             try:
                 client = self._opener.open_client()
@@ -163,7 +164,7 @@ class Pool:
             if error is not None and not _is_temporary(error):  # trying again and again may lock the user out
                 return
         wanted = min(self._most, self._board.wanted_links)
-        if now < self._next_at or (self.saves_processor and working and not self._has_room(now, opening)):
+        if now < self._next_at or (self.saves_processor and links and not self._has_room(now, opening)):
             return
         of_round = self._round
         more = min(wanted - links, OPENED_AT_ONCE) - opening
@@ -271,12 +272,12 @@ class Pool:
         except Exception as bug:  # noqa: BLE001 - the boundary of a thread: it must report, whatever happened
             error = SsmProxyError(f"unexpected {type(bug).__name__} while connecting; this is a bug of ssm-proxy")
             error.__cause__ = bug
-        with self._lock:
-            self._opening -= 1
-            if error is not None:
-                self._failed(error, of_round)
         if client is not None:
             self._begin(client, of_round)
+        elif error is not None:
+            with self._lock:
+                self._opening -= 1
+                self._failed(error, of_round)
         self._board.wake()
 
     def _begin(self, client: paramiko.SSHClient, of_round: int) -> None:
@@ -289,6 +290,7 @@ class Pool:
             ended=lambda link, error: self._ended(link, error, of_round),
         )
         with self._lock:
+            self._opening -= 1
             is_wanted = not self._is_closed and len(self._links) < self._most
             if is_wanted:
                 self._links.append(link)

@@ -60,6 +60,7 @@ class FakeLink:
         ended: Callable[[Any, SsmProxyError | None], None],
         **__: Any,
     ) -> None:
+        self.were_opening = client._count_opening()
         self.client = client
         self.opened = opened
         self.ended = ended
@@ -117,7 +118,9 @@ class Rig:
         if self.error is not None:
             raise self.error
         lock = self.pool._lock
-        return SimpleNamespace(_lock=lock, close=lambda: self.closed.append(lock.locked()))
+        return SimpleNamespace(
+            _lock=lock, _count_opening=lambda: self.pool._opening, close=lambda: self.closed.append(lock.locked())
+        )
 
     def cut(self, client: Any) -> None:
         self.cuts.put(client)
@@ -156,6 +159,26 @@ def test_a_link_has_begun_before_anybody_can_wait_for_its_end(rig: Rig) -> None:
     rig.wait_for_openers()
     assert len(rig.links) == 1 + OPENED_AT_ONCE
     assert not any(link.was_seen for link in rig.links)
+
+
+def test_one_that_has_been_opened_counts_until_it_is_a_link(rig: Rig) -> None:
+    """Else the copy could end in between, as if there were none and none to come."""
+    (link,) = rig.links
+    assert link.were_opening == 1
+    link.ended(link, TransportClosed("lost"))
+    rig.pool.manage(time.monotonic() + 100.0)
+    rig.wait_for_openers()
+    (link,) = rig.links
+    assert link.were_opening == 1
+    assert rig.pool._opening == 0
+
+
+def test_none_is_opened_beside_the_first_before_that_has_shown_what_it_costs(rig: Rig) -> None:
+    (link,) = rig.links
+    link.is_open = False
+    rig.pool.saves_processor = True
+    rig.pool.manage(time.monotonic())
+    assert rig.pool._opening == 0
 
 
 def test_more_links_are_opened_as_long_as_the_processor_has_room(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
