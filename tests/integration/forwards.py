@@ -109,7 +109,8 @@ def forwarding(user: User, *specs: str, target: str = EMBEDDED, before: Sequence
                 forward.places.append(int(match[1]) if match[1] else match[2])
         yield forward
         if process.poll() is None:
-            assert forward.end() == (INTERRUPTED, [])
+            ended = forward.end()
+            assert ended == (INTERRUPTED, []), ended
     finally:
         watchdog.cancel()
         process.kill()

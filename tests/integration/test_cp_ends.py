@@ -84,7 +84,7 @@ def test_interrupted_while_the_node_takes_nothing_and_says_nothing(
     monkeypatch.setattr(socket_stream, "LEAVE_TIME", for_ever)
     monkeypatch.setattr(pool, "JOIN_S", 0.5)
     monkeypatch.setattr(pool, "SILENCE_IS_TOLD_AFTER_S", 1.0)
-    emulator = start_emulator()
+    emulator = start_emulator(faults=Faults(bandwidth=2 * MIB))  # of a session: it takes a minute and more
     copier = Copier(user=new_user(emulator, REAL), emulator=emulator)
     source, target = tmp_path / "here", tmp_path / "there"
     source.write_bytes(b"")
