@@ -24,6 +24,8 @@ from ssm_proxy.emulator.terminal import (
 
 _LOG = logging.getLogger("ssm_proxy.emulator.ssh")
 _PIECE_BYTES: Final = 65_536
+_AFTER_HANGUP_S: Final = 5.0
+"""A program may put in order what it has: rsync keeps its part. sshd would leave it all the time."""
 _AFTER_EXIT_S: Final = 1.0
 
 SshProcess = asyncssh.SSHServerProcess[bytes]
@@ -109,7 +111,7 @@ async def _attend(
         await asyncio.wait({ending, gone}, return_when=asyncio.FIRST_COMPLETED)
         if not ending.done():
             signal_group(child, signal.SIGHUP)
-            await asyncio.wait({ending}, timeout=_AFTER_EXIT_S)
+            await asyncio.wait({ending}, timeout=_AFTER_HANGUP_S)
     finally:
         for task in tasks:
             task.cancel()

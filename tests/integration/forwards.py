@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from nodes import EMBEDDED, WITHIN, User
+from nodes import EMBEDDED, WITHIN, User, but_for_breaks
 
 from ssm_proxy.cli.session_command import EXIT_SIGNAL_BASE
 
@@ -58,10 +58,10 @@ class Forward:
         raise AssertionError(f"no line with {part!r} in {self.lines}")
 
     def end(self, number: int = signal.SIGINT, within: float = WITHIN) -> tuple[int, list[str]]:
-        """Send a signal; give exit status and what was said since the last line that was read."""
+        """Send a signal; give exit status and what was said since the last line that was read, but for breaks."""
         self.process.send_signal(number)
         _, errors = self.process.communicate(timeout=within)
-        return self.process.returncode, errors.splitlines()
+        return self.process.returncode, but_for_breaks(errors).splitlines()
 
 
 def command(user: User, *arguments: str, target: str = EMBEDDED) -> list[str]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import selectors
 import shlex
 import shutil
@@ -197,9 +198,21 @@ class User:
         return found
 
 
+_BREAK = re.compile(r"^ssm-proxy: (connection lost, trying to resume for .*|the session goes on)\n", re.MULTILINE)
+
+
+def but_for_breaks(errors: str) -> str:
+    """Leave out that a connection was lost, and that the session goes on.
+
+    It is said of breaks of two seconds: on a busy machine any that a test makes may last so long.
+    """
+    return _BREAK.sub("", errors)
+
+
 def quiet(done: subprocess.CompletedProcess[bytes]) -> bytes:
-    """Give the output of what must have succeeded without a word on standard error."""
-    assert (done.returncode, done.stderr) == (0, b""), (done.args, done.returncode, done.stderr, done.stdout[-500:])
+    """Give the output of what must have succeeded without a word on standard error, but for breaks."""
+    errors = but_for_breaks(done.stderr.decode(errors="replace"))
+    assert (done.returncode, errors) == (0, ""), (done.args, done.returncode, done.stderr, done.stdout[-500:])
     return done.stdout
 
 
@@ -239,13 +252,13 @@ def exchange(process: subprocess.Popen[bytes], data: bytes, *, until: bytes = b"
 
 
 def ending(process: subprocess.Popen[bytes], within: float = WITHIN) -> tuple[int, str]:
-    """Wait for the end of a process; give its exit status and what it had to say."""
+    """Wait for the end of a process; give its exit status and what it had to say, but for breaks."""
     if process.stdin is not None:
         with contextlib.suppress(BrokenPipeError):
             process.stdin.close()
         process.stdin = None
     _, errors = process.communicate(timeout=within)
-    return process.returncode, (errors or b"").decode()
+    return process.returncode, but_for_breaks((errors or b"").decode(errors="replace"))
 
 
 def make_user(

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from nodes import free_port, wait_until
+from nodes import but_for_breaks, free_port, wait_until
 
 from ssm_proxy.emulator import Emulator, EmulatorOptions, Faults, Node, Parameter, SessionDocument
 from ssm_proxy.emulator.certificates import make_server_context
@@ -99,7 +99,9 @@ class Proxy:
 
     def write(self, data: bytes) -> None:
         assert self.process.stdin is not None
-        self.process.stdin.write(data)
+        left = memoryview(data)
+        while left:  # not all of it, where a signal comes meanwhile
+            left = left[self.process.stdin.write(left) or 0 :]
 
     def read(self, size: int) -> bytes:
         """Read exactly so many bytes, or what comes before the end."""
@@ -125,13 +127,13 @@ class Proxy:
         self.process.stdout.close()
 
     def end(self, within: float = TIMEOUT) -> tuple[int, bytes, list[str]]:
-        """Wait for the end; give status, the rest of standard output, and the lines on standard error."""
+        """Wait for the end; give status, the rest of standard output, and what was said, but for breaks."""
         assert self.process.stderr is not None
         status = self.process.wait(within)
         out = b""
         if self.process.stdout is not None and not self.process.stdout.closed:
             out = self.process.stdout.read()
-        return status, out, self.process.stderr.read().decode().splitlines()
+        return status, out, but_for_breaks(self.process.stderr.read().decode()).splitlines()
 
     def clean_up(self) -> None:
         with self.process:
