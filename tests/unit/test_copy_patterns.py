@@ -5,10 +5,9 @@ from __future__ import annotations
 import fnmatch
 import os
 import re
-import time
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from ssm_proxy.file_copy.patterns import Pattern
@@ -51,9 +50,14 @@ def test_what_scp_finds(pattern: str, names: list[str]) -> None:
 @given(pattern=TEXTS, name=TEXTS)
 def test_without_backslashes_it_is_the_shells(pattern: str, name: str) -> None:
     pattern = pattern.replace("\\", "")
+    assume(not re.search("-.!", pattern))  # fnmatch takes the ! in [b-a!] for a negation
     is_hidden = name.startswith(".") and not pattern.startswith(".")
     expected = not is_hidden and fnmatch.fnmatchcase(name, pattern)
     assert Pattern(os.fsencode(pattern)).matches(os.fsencode(name)) == expected
+
+
+def test_a_range_that_is_empty_negates_nothing() -> None:
+    assert [name for name in (b"!", b"a", b"b", b"c") if Pattern(b"[b-a!]").matches(name)] == [b"!"]
 
 
 @given(name=TEXTS.filter(bool), other=TEXTS)
@@ -77,6 +81,4 @@ def test_bytes_that_are_no_utf_8_are_a_character_each() -> None:
 
 
 def test_many_stars_take_no_time() -> None:
-    began = time.process_time()
-    assert not Pattern(b"*a" * 100 + b"b").matches(b"a" * 255)
-    assert time.process_time() - began < 10
+    assert not Pattern(b"*a" * 100 + b"b").matches(b"a" * 255)  # it would not come to an end
